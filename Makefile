@@ -1,0 +1,31 @@
+# The two commands: `make demo` and `make test`. Each makes .venv first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help setup demo test lint clean
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -e '.[test]'
+	touch $@
+
+setup: $(VENV)/.installed  ## make .venv and install the package with what the tests need
+
+demo: setup  ## prune -> transfer -> report on the embedded images (a few minutes)
+	$(PY) -m experiments.pipeline --config=configs/demo.py --workdir=runs/demo
+
+test: setup  ## the whole test suite
+	$(PY) -m pytest tests
+
+lint: setup  ## ruff and the type checker
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy dapt_jax experiments configs
+
+clean:  ## remove the environment and all runs
+	rm -rf $(VENV) runs
