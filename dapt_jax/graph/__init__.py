@@ -1,0 +1,6 @@
+"""The channel graph: what can be cut out of a JAX function, exactly."""
+
+from dapt_jax.graph.architecture import Architecture
+from dapt_jax.graph.channel_graph import LEVELS, ChannelGraph, trace
+
+__all__ = ['LEVELS', 'Architecture', 'ChannelGraph', 'trace']

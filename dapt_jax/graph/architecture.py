@@ -1,0 +1,174 @@
+"""`Architecture`: which positions of which groups stay. Saved as JSON + safetensors, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from dapt_jax.types import Gates
+
+if TYPE_CHECKING:
+  from dapt_jax.graph.channel_graph import ChannelGraph
+
+FORMAT = 'dapt_jax.architecture'
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """A structure apart from any weights.
+
+  Attributes:
+    kept: {group: i32[k]} indices that stay, increasing; groups not named stay whole.
+    widths: {group: width in the whole network}.
+    costs: {unit: {'whole': float, 'kept': float, 'share': float}}.
+    provenance: where it comes from: method, budget, settings of the search, data, versions.
+  """
+
+  kept: dict[str, np.ndarray]
+  widths: dict[str, int]
+  costs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def gates(self, graph: ChannelGraph) -> Gates:
+    """The architecture as binary gates, `{group: f32[width]}`, for `graph.apply_gates`."""
+    self.check(graph)
+    out = {}
+    for name, index in self.kept.items():
+      gate = np.zeros(self.widths[name], np.float32)
+      gate[index] = 1.0
+      out[name] = jnp.asarray(gate)
+    return out
+
+  def check(self, graph: ChannelGraph) -> None:
+    """Raises ValueError if it was made for a graph with other groups."""
+    known = graph.gated_groups
+    for name, width in self.widths.items():
+      if name not in known or known[name].width != width:
+        found = f'has width {known[name].width}' if name in known else 'is not a gated group'
+        raise ValueError(
+          f'the architecture was made for another network: its group {name!r} of width {width} '
+          f'{found} here; trace the network (and levels) it was searched in'
+        )
+
+  def with_provenance(self, **entries: Any) -> Architecture:
+    """A copy with more provenance."""
+    return dataclasses.replace(self, provenance={**self.provenance, **entries})
+
+  def fingerprint(self) -> str:
+    """Twelve hex digits that name the structure (not its provenance)."""
+    digest = hashlib.sha256()
+    for name in sorted(self.kept):
+      digest.update(f'{name}:{self.widths[name]}:'.encode())
+      digest.update(np.asarray(self.kept[name], np.int32).tobytes())
+    return digest.hexdigest()[:12]
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes `path` (JSON) and, beside it, the indices as `.safetensors`.
+
+    Both files are written under temporary names and then renamed: a failure leaves what was there.
+    """
+    path = _json_path(path)
+    arrays = path.with_suffix('.safetensors')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(
+      {n: np.ascontiguousarray(i, np.int32) for n, i in self.kept.items()}
+    )
+    head = {
+      'format': FORMAT,
+      'version': VERSION,
+      'fingerprint': self.fingerprint(),
+      'sha256': hashlib.sha256(data).hexdigest(),
+      'groups': {n: {'kept': len(self.kept[n]), 'width': w} for n, w in self.widths.items()},
+      'costs': self.costs,
+      'provenance': self.provenance,
+    }
+    text = json.dumps(head, indent=2, default=_plain).encode()
+    _replace_both([(arrays, data), (path, text)])
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> Architecture:
+    """Reads what `save` wrote.
+
+    Raises:
+      FileNotFoundError: if one of the two files is missing.
+      ValueError: for a foreign or damaged file; the message says which and what to do.
+    """
+    path = _json_path(path)
+    arrays = path.with_suffix('.safetensors')
+    for file in (path, arrays):
+      if not file.is_file():
+        raise FileNotFoundError(
+          f'{file} is missing; an architecture is two files, {path.name} and {arrays.name}'
+        )
+    head = _read_head(path)
+    data = arrays.read_bytes()
+    if hashlib.sha256(data).hexdigest() != head['sha256']:
+      raise ValueError(
+        f'{arrays} is damaged or belongs to another architecture: its SHA-256 is not the one in '
+        f'{path.name}; copy both files again or decide again from the search'
+      )
+    kept = safetensors.numpy.load(data)
+    widths = {n: int(g['width']) for n, g in head['groups'].items()}
+    for name, width in widths.items():
+      index = kept.get(name)
+      if index is None or (len(index) and not (0 <= index.min() and index.max() < width)):
+        raise ValueError(f'{path}: group {name!r} has no valid indices below its width {width}')
+    return cls({n: kept[n] for n in widths}, widths, head['costs'], head['provenance'])
+
+
+def _json_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  path = pathlib.Path(path)
+  return path if path.suffix == '.json' else path.with_name(path.name + '.json')
+
+
+def _read_head(path: pathlib.Path) -> Mapping[str, Any]:
+  try:
+    head = json.loads(path.read_text(encoding='utf-8'))
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(
+      f'{path} is not readable JSON ({error}); it is damaged or not an architecture'
+    ) from error
+  if not isinstance(head, dict) or head.get('format') != FORMAT:
+    found = head.get('format') if isinstance(head, dict) else type(head).__name__
+    raise ValueError(f'{path} is not an architecture: its format is {found!r}, not {FORMAT!r}')
+  if head.get('version') != VERSION:
+    raise ValueError(
+      f'{path} has version {head.get("version")!r}, this code reads version {VERSION}; '
+      'save it again with the code that wrote it'
+    )
+  missing = {'sha256', 'groups', 'costs', 'provenance'} - set(head)
+  if missing:
+    raise ValueError(f'{path} lacks {sorted(missing)}; it is damaged')
+  return head
+
+
+def _replace_both(files: list[tuple[pathlib.Path, bytes]]) -> None:
+  """Writes all files beside their places first, then renames them."""
+  drafts = [(f.with_name(f'.{f.name}.{os.getpid()}.tmp'), f, data) for f, data in files]
+  try:
+    for draft, _, data in drafts:
+      draft.write_bytes(data)
+    for draft, file, _ in drafts:
+      os.replace(draft, file)
+  except OSError as error:
+    for draft, _, _ in drafts:
+      draft.unlink(missing_ok=True)
+    raise OSError(
+      error.errno, f'could not save the architecture ({error.strerror}); nothing was replaced',
+      str(files[-1][0]),
+    ) from error
+
+
+def _plain(value: Any) -> Any:
+  """JSON form of numpy scalars and arrays in the provenance."""
+  return value.tolist() if hasattr(value, 'tolist') else str(value)

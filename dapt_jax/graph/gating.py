@@ -1,0 +1,74 @@
+"""Gates on parameters: every reading slice is multiplied by the gate of what it reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from dapt_jax.types import Gates, Params
+
+if TYPE_CHECKING:
+  from dapt_jax.graph.channel_graph import ChannelGraph
+
+
+def check(graph: ChannelGraph, gates: Gates) -> None:
+  """Raises ValueError for a gate tree that does not fit the graph."""
+  known = graph.gated_groups
+  for name, gate in gates.items():
+    if name not in known:
+      group = graph.groups.get(name)
+      why = f'is refused: {group.refused}' if group and group.refused else 'is not gated here'
+      raise ValueError(
+        f'gates has group {name!r}, which {why}; the gated groups are {list(known)}'
+      )
+    if jnp.shape(gate) != (known[name].width,):
+      raise ValueError(
+        f'gates[{name!r}] has shape {jnp.shape(gate)}, but the group has width '
+        f'{known[name].width}; start from graph.init_gates(key)'
+      )
+
+
+def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
+  """Multiplies the reading slices of `params` by the gates.
+
+  By linearity of the reader this equals multiplying the activation right before it is read, after
+  normalisation and non-linearity, whatever they are. A branch gate multiplies the parameters
+  through which the summand is linear, a link gate single entries of a kernel.
+
+  Args:
+    graph: from `trace`.
+    params: the network's parameters.
+    gates: `{group: f32[width]}`; groups left out stay open.
+
+  Returns:
+    Parameters of the same structure and shapes.
+
+  Raises:
+    ValueError: for an unknown or refused group, or a gate of the wrong width.
+  """
+  check(graph, gates)
+  leaves = list(graph.tree.param_treedef.flatten_up_to(params))
+  for (leaf, axis), parts in _readers(graph, gates).items():
+    vector = jnp.ones(leaves[leaf].shape[axis], leaves[leaf].dtype)
+    for name, piece in parts:
+      values = gates[name].astype(vector.dtype)[piece.index]
+      whole = len(piece.positions) == len(vector)
+      vector = values if whole else vector.at[piece.positions].set(values)
+    shape = [1] * leaves[leaf].ndim
+    shape[axis] = -1
+    leaves[leaf] = leaves[leaf] * vector.reshape(shape)
+  for name, gate in gates.items():
+    for leaf in graph.groups[name].carriers:
+      factor = gate.reshape(leaves[leaf].shape if graph.groups[name].kind == 'link' else ())
+      leaves[leaf] = leaves[leaf] * factor.astype(leaves[leaf].dtype)
+  return jax.tree.unflatten(graph.tree.param_treedef, leaves)
+
+
+def _readers(graph: ChannelGraph, gates: Gates):
+  out: dict[tuple[int, int], list] = {}
+  for name in gates:
+    for piece in graph.groups[name].touching('read'):
+      out.setdefault((piece.leaf, piece.axis), []).append((name, piece))
+  return out

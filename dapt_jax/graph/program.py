@@ -1,0 +1,145 @@
+"""A jaxpr as a flat list of primitive applications on numbered values.
+
+`jit` calls are inlined, so that an analysis sees plain primitives only. A `custom_jvp` call stays
+one node with a body of its own, because its derivative rule has to survive a replay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex_core
+
+_INLINED = {'jit', 'pjit', 'closed_call', 'core_call'}
+CUSTOM_JVP = 'custom_jvp_call'
+
+
+@dataclasses.dataclass
+class Node:
+  """One primitive application.
+
+  Attributes:
+    primitive: the JAX primitive.
+    params: its static parameters.
+    ins: value numbers read.
+    outs: value numbers written.
+    body: the flattened body of a `custom_jvp` call, else None.
+  """
+
+  primitive: Any
+  params: dict[str, Any]
+  ins: list[int]
+  outs: list[int]
+  body: Program | None = None
+
+  @property
+  def name(self) -> str:
+    """Name of the primitive, e.g. 'dot_general'."""
+    return self.primitive.name
+
+
+@dataclasses.dataclass
+class Program:
+  """A flat program over values 0..len(avals)-1.
+
+  Attributes:
+    nodes: in execution order.
+    avals: shape and dtype of every value.
+    constants: value number -> array, for literals and closed-over arrays.
+    inputs: value numbers of the arguments.
+    outputs: value numbers of the results (a value may occur twice).
+  """
+
+  nodes: list[Node]
+  avals: list[Any]
+  constants: dict[int, Any]
+  inputs: list[int]
+  outputs: list[int]
+
+  def shape(self, value: int) -> tuple[int, ...]:
+    """Shape of a value."""
+    return tuple(self.avals[value].shape)
+
+
+class _Flattener:
+  """Numbers the variables of nested jaxprs; each inlining gets fresh numbers."""
+
+  def __init__(self) -> None:
+    self.nodes: list[Node] = []
+    self.avals: list[Any] = []
+    self.constants: dict[int, Any] = {}
+
+  def new(self, aval: Any) -> int:
+    self.avals.append(aval)
+    return len(self.avals) - 1
+
+  def constant(self, array: Any, aval: Any = None) -> int:
+    value = self.new(jax.typeof(array) if aval is None else aval)
+    self.constants[value] = array
+    return value
+
+  def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[int]) -> list[int]:
+    env: dict[Any, int] = {}
+    for var, const in zip(jaxpr.constvars, consts):
+      env[var] = self.constant(const)
+    env.update(zip(jaxpr.invars, args))
+
+    def read(atom: Any) -> int:
+      if isinstance(atom, jex_core.Literal):
+        return self.constant(np.asarray(atom.val, atom.aval.dtype), atom.aval)
+      return env[atom]
+
+    for eqn in jaxpr.eqns:
+      ins = [read(a) for a in eqn.invars]
+      inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr'))
+      if eqn.primitive.name in _INLINED and inner is not None:
+        outs = self.run(*_open(inner), ins)
+        env.update(zip(eqn.outvars, outs))
+        continue
+      outs = [self.new(v.aval) for v in eqn.outvars]
+      env.update(zip(eqn.outvars, outs))
+      body = flatten(inner) if eqn.primitive.name == CUSTOM_JVP else None
+      self.nodes.append(Node(eqn.primitive, eqn.params, ins, outs, body))
+    return [read(a) for a in jaxpr.outvars]
+
+
+def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+  return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, 'consts') else (jaxpr, ())
+
+
+def flatten(closed_jaxpr: Any) -> Program:
+  """Flattens a (closed) jaxpr into a `Program`.
+
+  Args:
+    closed_jaxpr: what `jax.make_jaxpr(fn)(*args)` returns.
+
+  Returns:
+    The program; its inputs are the jaxpr's flat arguments in order.
+  """
+  jaxpr, consts = _open(closed_jaxpr)
+  flat = _Flattener()
+  inputs = [flat.new(v.aval) for v in jaxpr.invars]
+  outputs = flat.run(jaxpr, consts, inputs)
+  return Program(flat.nodes, flat.avals, flat.constants, inputs, outputs)
+
+
+def uses(program: Program) -> dict[int, list[int]]:
+  """Value number -> indices of the nodes that read it."""
+  out: dict[int, list[int]] = {}
+  for index, node in enumerate(program.nodes):
+    for value in node.ins:
+      out.setdefault(value, []).append(index)
+  return out
+
+
+def depends_on(program: Program, values: Sequence[int]) -> set[int]:
+  """All values computed from any of `values` (themselves included)."""
+  reached = set(values)
+  for node in program.nodes:
+    if any(v in reached for v in node.ins):
+      reached.update(node.outs)
+  return reached

@@ -1,0 +1,98 @@
+"""The table of primitives: how labels travel through each, and how each is replayed when cut.
+
+A rule is two functions. `follow(ctx, node, ins) -> outs` states, for labels `ins` of the operands,
+the labels of the results, adding equalities and refusals on the way. `replay(cut, node, args)`
+evaluates the primitive on operands that have lost positions; rules without one bind the primitive
+with the parameters as traced. A primitive without a rule keeps all its operands and results whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from dapt_jax.graph import labels
+from dapt_jax.graph import program as program_lib
+
+
+class Context(Protocol):
+  """What a `follow` function may use of the running analysis."""
+
+  space: labels.LabelSpace
+  program: program_lib.Program
+
+  def view(self, value: int) -> tuple[int, tuple[int, ...]] | None:
+    """(parameter value, axis map) where `value` is a parameter seen through linear moves."""
+
+  def set_view(self, value: int, parameter: int, axes: tuple[int, ...]) -> None:
+    """Declares `value` such a view; `axes[i]` is the parameter's axis behind axis i, or -1."""
+
+  def read(self, parameter: int, axis: int) -> None:
+    """The parameter's axis is contracted: it can carry the gates of what it reads."""
+
+  def write(self, parameter: int, axis: int) -> None:
+    """The parameter's axis makes new channels."""
+
+  def source(self, value: int, axis: int) -> None:
+    """The axis starts here: a replay makes it whole and then takes the live positions."""
+
+
+class Cut(Protocol):
+  """What a `replay` function may ask."""
+
+  def sizes(self, value: int) -> tuple[int, ...]:
+    """Shape of the value after the cut, source axes still whole."""
+
+  def alive(self, value: int, axis: int) -> np.ndarray:
+    """bool[axis size]: the positions that stay."""
+
+
+Follow = Callable[[Any, program_lib.Node, Sequence[labels.Axes]], list[labels.Axes]]
+Replay = Callable[[Any, program_lib.Node, Sequence[Any]], Any]
+
+
+class Rule(NamedTuple):
+  """How one primitive is followed and replayed."""
+
+  follow: Follow
+  replay: Replay | None = None
+
+
+RULES: dict[str, Rule] = {}
+
+
+def register(names: str | Sequence[str], replay: Replay | None = None) -> Callable[[Follow], Follow]:
+  """Decorator: makes a `follow` function the rule of the named primitives."""
+
+  def add(follow: Follow) -> Follow:
+    for name in [names] if isinstance(names, str) else names:
+      RULES[name] = Rule(follow, replay)
+    return follow
+
+  return add
+
+
+def opaque(ctx: Context, node: program_lib.Node, ins: Sequence[labels.Axes]) -> list[labels.Axes]:
+  """The rule of unknown primitives: everything that enters or leaves stays whole."""
+  reason = f'enters the primitive {node.name!r}, which has no rule'
+  for axes in ins:
+    for axis in axes:
+      ctx.space.refuse(axis, reason)
+  return made_here(ctx, node, f'comes out of the primitive {node.name!r}, which has no rule')
+
+
+def made_here(
+  ctx: Context, node: program_lib.Node, reason: str | None = None
+) -> list[labels.Axes]:
+  """Fresh labels for all results; refused where a reason is given."""
+  outs = []
+  for value in node.outs:
+    axes = ctx.space.fresh_axes(ctx.program.shape(value))
+    for number, axis in enumerate(axes):
+      ctx.source(value, number)
+      if reason is not None:
+        ctx.space.refuse(axis, reason)
+    outs.append(axes)
+  return outs

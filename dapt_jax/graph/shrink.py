@@ -1,0 +1,165 @@
+"""`shrink`: an ordinary smaller function with ordinary smaller parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dapt_jax.graph import architecture, replay
+from dapt_jax.graph import tree as tree_lib
+from dapt_jax.types import ApplyFn, Params
+
+if TYPE_CHECKING:
+  from dapt_jax.graph.channel_graph import ChannelGraph
+
+
+def shrink(
+  graph: ChannelGraph,
+  arch: architecture.Architecture,
+  params: Params,
+  *,
+  rescale: bool = False,
+  overrides: replay.Overrides | None = None,
+) -> tuple[ApplyFn, Params]:
+  """Cuts an architecture out of a network.
+
+  Args:
+    graph: from `trace`.
+    arch: from `graph.decide`, or loaded.
+    params: parameters of the whole network (or `jax.ShapeDtypeStruct`s: shapes are cut then).
+    rescale: multiply cut kernels by sqrt(fan-in before / after), so that freshly drawn weights of
+      the whole network become freshly drawn weights of the small one.
+    overrides: {primitive name: function(*args, **params)} evaluated instead of the primitive, e.g.
+      another lowering of the convolution.
+
+  Returns:
+    (function, params): `function(params, *inputs)` takes the inputs of the whole network, of any
+    batch size. Parameters of branches that were cut are None. masked == shrunk: it equals the
+    whole function on `apply_gates(params, arch.gates())` up to rounding.
+
+  Raises:
+    ValueError: if the architecture was made for another graph or `params` has another structure.
+  """
+  arch.check(graph)
+  plan = _Plan(graph, arch, overrides)
+  small = plan.slice(params, rescale)
+  plans = {_shapes(graph.tree.jaxpr.in_avals[graph.tree.num_params :]): plan}
+
+  def function(small_params: Params, *inputs: Any) -> Any:
+    flat = jax.tree.leaves(inputs)
+    key = _shapes(flat)
+    if key not in plans:
+      plans[key] = _Plan(graph.retrace(tree_lib.shapes_of(inputs)), arch, overrides)
+    return plans[key](small_params, flat)
+
+  return function, small
+
+
+def _shapes(arrays: Any) -> tuple[Any, ...]:
+  return tuple((tuple(jnp.shape(x)), str(jnp.result_type(x))) for x in arrays)
+
+
+class _Plan:
+  """What stays, for one set of input shapes."""
+
+  def __init__(
+    self,
+    graph: ChannelGraph,
+    arch: architecture.Architecture,
+    overrides: replay.Overrides | None,
+  ) -> None:
+    self.graph = graph
+    program, tree = graph.program, graph.tree
+    gates = {n: np.asarray(g) for n, g in arch.gates(graph).items()}
+    self.links = {
+      graph.groups[n].carriers[0]: g for n, g in gates.items() if graph.groups[n].kind == 'link'
+    }
+    dead = _dead_labels(graph, gates)
+    edges = frozenset(
+      (b.node, b.operand) for b in graph.branches if b.group in gates and gates[b.group][0] == 0
+    )
+    self.cut = replay.Cut(graph.analysis, dead, edges, overrides)
+    whole = replay.Cut(graph.analysis, np.zeros_like(dead))
+    main = [v for i, v in enumerate(program.outputs) if i not in tree.state_outputs]
+    gone = whole.needed(main) - self.cut.needed(main)
+    state_gone = {
+      i for i in tree.state_outputs if whole.needed([program.outputs[i]]) & gone
+    }
+    self.dropped = {leaf for leaf in range(tree.num_params) if program.inputs[leaf] in gone}
+    self.dropped |= {tree.state_outputs[i] for i in state_gone}
+    self.results = [
+      None if i in state_gone else v for i, v in enumerate(program.outputs)
+    ]
+
+  def slice(self, params: Params, rescale: bool) -> Params:
+    """The parameters that stay, cut."""
+    tree = self.graph.tree
+    try:
+      leaves = tree.param_treedef.flatten_up_to(params)
+    except ValueError as error:
+      raise ValueError(
+        f'params has another structure than the one traced: {error}; shrink the parameters of '
+        'the function that was traced'
+      ) from error
+    out = []
+    for leaf, array in enumerate(leaves):
+      value = self.graph.program.inputs[leaf]
+      shape = self.graph.program.shape(value)
+      if tuple(array.shape) != shape:
+        raise ValueError(
+          f'params leaf {tree.names[leaf]!r} has shape {tuple(array.shape)}, traced was {shape}; '
+          'shrink the parameters of the function that was traced'
+        )
+      out.append(None if leaf in self.dropped else self._slice_leaf(leaf, array, rescale))
+    return jax.tree.unflatten(tree.param_treedef, out)
+
+  def _slice_leaf(self, leaf: int, array: Any, rescale: bool) -> Any:
+    value = self.graph.program.inputs[leaf]
+    if isinstance(array, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct(self.cut.sizes(value), array.dtype)
+    # Concrete arrays are cut on the host: a compiled take per shape would cost seconds.
+    concrete = array if isinstance(array, jax.core.Tracer) else np.asarray(array)
+    out = self.cut.take(value, concrete)
+    if leaf in self.links:
+      out = out * self._link_mask(leaf).astype(out.dtype)
+    if rescale:
+      for axis in range(out.ndim):
+        if (value, axis) in self.graph.analysis.reads and out.shape[axis]:
+          out = out * np.sqrt(array.shape[axis] / out.shape[axis]).astype(out.dtype)
+    return jnp.asarray(out)
+
+  def _link_mask(self, leaf: int) -> Any:
+    value = self.graph.program.inputs[leaf]
+    mask = self.links[leaf].reshape(self.graph.program.shape(value))
+    return self.cut.take(value, mask)
+
+  def __call__(self, small_params: Params, inputs: list[Any]) -> Any:
+    tree, program = self.graph.tree, self.graph.program
+    try:
+      leaves = tree.param_treedef.flatten_up_to(small_params)
+    except ValueError as error:
+      raise ValueError(
+        f'the small parameters have another structure: {error}; pass those that shrink returned, '
+        'or trained ones of the same structure (parameters of cut branches are None)'
+      ) from error
+    for leaf in self.links:
+      if leaves[leaf] is not None:
+        leaves[leaf] = leaves[leaf] * self._link_mask(leaf).astype(leaves[leaf].dtype)
+    values = program.inputs[tree.num_params :]
+    cut_inputs = [self.cut.take(v, jnp.asarray(x)) for v, x in zip(values, inputs)]
+    wanted = [v for v in self.results if v is not None]
+    outs = iter(self.cut.run([*leaves, *cut_inputs], wanted))
+    flat = [None if v is None else next(outs) for v in self.results]
+    return jax.tree.unflatten(tree.out_treedef, flat)
+
+
+def _dead_labels(graph: ChannelGraph, gates: dict[str, np.ndarray]) -> np.ndarray:
+  dead = np.zeros(len(graph.owner), bool)
+  for number, name in enumerate(graph._numbers):
+    if name in gates:
+      mine = graph.owner == number
+      dead[mine] = gates[name][graph.gate[mine]] == 0
+  return dead[graph.components]
