@@ -42,11 +42,14 @@ class Architecture:
   def gates(self, graph: ChannelGraph) -> Gates:
     """The architecture as binary gates, `{group: f32[width]}`, for `graph.apply_gates`."""
     self.check(graph)
+    return {n: jnp.asarray(m) for n, m in self.masks().items()}
+
+  def masks(self) -> dict[str, np.ndarray]:
+    """The same as NumPy arrays, not checked against a graph."""
     out = {}
     for name, index in self.kept.items():
-      gate = np.zeros(self.widths[name], np.float32)
-      gate[index] = 1.0
-      out[name] = jnp.asarray(gate)
+      out[name] = np.zeros(self.widths[name], np.float32)
+      out[name][index] = 1.0
     return out
 
   def check(self, graph: ChannelGraph) -> None:

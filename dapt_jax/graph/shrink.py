@@ -73,7 +73,7 @@ class _Plan:
   ) -> None:
     self.graph = graph
     program, tree = graph.program, graph.tree
-    gates = {n: np.asarray(g) for n, g in arch.gates(graph).items()}
+    gates = arch.masks()
     self.links = {
       graph.groups[n].carriers[0]: g for n, g in gates.items() if graph.groups[n].kind == 'link'
     }

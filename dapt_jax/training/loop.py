@@ -1,0 +1,233 @@
+"""The one training loop: drives a pure step function, and can be stopped and resumed anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from dapt_jax import types
+from dapt_jax.training import checkpoint, layout, recording, runner, stopping
+from dapt_jax.training import progress as progress_lib
+from dapt_jax.training import workdir as workdir_lib
+from dapt_jax.training import writers as writers_lib
+
+Update = Callable[[Any, Any], tuple[Any, Mapping[str, Any]]]
+OnMetrics = Callable[[int, Any, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class RunResult(NamedTuple):
+  """What a finished run returns.
+
+  Attributes:
+    state: the last state, in the layout of the state that was passed in.
+    metrics: the last logged metrics (host values).
+    resumed_from: the step the run went on from; 0 for a fresh run.
+  """
+
+  state: Any
+  metrics: dict[str, Any]
+  resumed_from: int
+
+
+def run(
+  update: Update,
+  state: types.ArrayTree,
+  batches: Callable[[int], Any],
+  *,
+  num_steps: int,
+  workdir: workdir_lib.Workdir | None = None,
+  checkpoint_every: int | None = None,
+  keep: int = 3,
+  log_every: int = 50,
+  writers: Sequence[writers_lib.Writer] = (),
+  progress: bool = True,
+  shown: progress_lib.Shown = ('loss', ('cost', 'budget')),
+  name: str = 'train',
+  finite: Sequence[str] | None = None,
+  on_metrics: OnMetrics | None = None,
+) -> RunResult:
+  """Runs `state, metrics = update(state, batches(i))` for i = 0, 1, ..., num_steps - 1.
+
+  With a work directory the run writes checkpoints and `metrics.jsonl`, goes on from the newest
+  checkpoint, and ends bit for bit as if it had never been stopped, because `update` is pure and
+  `batches` depends on nothing but the step. SIGTERM and Ctrl-C let the step in progress finish,
+  save, and raise `Interrupted`. Steps are counted from 1 in everything written: step s is the state
+  after s updates.
+
+  Args:
+    update: a `runner.Mapped` from `runner.make_update`, or any compiled `(state, batch) -> (state,
+      metrics)`. Metrics are a flat mapping of scalars or arrays. Donated states are copies of the
+      one passed here.
+    state: a fresh initial state, also when resuming: its structure is what a checkpoint must have.
+    batches: `batches(i)` returns the batch of update i; a pure function of i.
+    num_steps: updates in the whole run, those before a stop included.
+    workdir: an opened work directory (`workdir.open_workdir`), or None to write nothing.
+    checkpoint_every: save whenever this many steps are done; None saves at the end and on a stop
+      only.
+    keep: how many checkpoints to keep.
+    log_every: fetch, check and write the metrics at step 1, at every multiple of this, and at the
+      end.
+    writers: further writers; they stay open.
+    progress: show progress on standard error.
+    shown: metrics in the progress display: names, or pairs shown as 'value/limit'.
+    name: what the run is called in messages.
+    finite: metrics that must be finite; None means all that `update` returns.
+    on_metrics: `on_metrics(step, state, metrics)`, called with the fetched metrics at every logged
+      step; what it returns (an evaluation, say) is written too. The state is lent: do not keep it.
+
+  Returns:
+    A `RunResult`.
+
+  Raises:
+    recording.NonFiniteError: a metric, or the state about to be saved, is not finite.
+    stopping.Interrupted: the process was asked to stop; a `SystemExit` with code 75.
+    checkpoint.CheckpointError: a checkpoint cannot be written, or none can be read.
+    checkpoint.StructureError: the checkpoints belong to another configuration.
+    runner.ReplicationError: a step on several devices does not synchronise what it must.
+    ValueError: an argument is out of range, the work directory is beyond `num_steps`, or `update`
+      returns a state of another structure than it was given.
+  """
+  _check_arguments(num_steps, checkpoint_every, log_every)
+  with contextlib.ExitStack() as stack:
+    store = _Store(stack, workdir, layout.as_arrays(state), keep)
+    start, current = store.resume(num_steps)
+    sinks = list(writers)
+    if workdir is not None:
+      sinks.append(
+        stack.enter_context(contextlib.closing(writers_lib.JsonlWriter(workdir.metrics)))
+      )
+    recorder = recording.Recorder(sinks, done=start, finite=finite, last_good=store.last_good)
+    if start == num_steps and workdir is not None:
+      return RunResult(current, recording.last_record(workdir.metrics), start)
+    bar = None
+    if progress:
+      if start:
+        print(f'{name}: going on from step {start} of {num_steps}', file=sys.stderr, flush=True)
+      bar = progress_lib.Progress(num_steps, initial=start, name=name, shown=shown)
+      stack.callback(bar.close)
+    session = _Session(update, store, recorder, bar, on_metrics)
+    stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
+    current = session.place(current)
+    for done in range(start + 1, num_steps + 1):
+      current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
+      last, stopped = done == num_steps, stop.requested
+      log = last or done == 1 or done % log_every == 0
+      save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
+      if log or save:
+        session.record(done, current, metrics, write=log)
+      if save:
+        store.save(done, session.outside(current))
+      if stopped:
+        raise stop.interrupted(name, done, num_steps, store.directory)
+    if stop.requested:  # while the last step was logged or saved
+      raise stop.interrupted(name, num_steps, num_steps, store.directory)
+    return RunResult(session.outside(current), recorder.last, start)
+
+
+@dataclasses.dataclass
+class _Session:
+  """One process's part of a run: the step, where it runs, and who hears of it."""
+
+  update: Update
+  store: _Store
+  recorder: recording.Recorder
+  bar: progress_lib.Progress | None
+  on_metrics: OnMetrics | None
+
+  def place(self, state: Any) -> Any:
+    """A state as `update` takes it."""
+    return self.update.place(state) if isinstance(self.update, runner.Mapped) else state
+
+  def outside(self, state: Any) -> Any:
+    """A state as the caller knows it."""
+    return self.update.gather(state) if isinstance(self.update, runner.Mapped) else state
+
+  def step(self, state: Any, batch: Any, done: int, *, first: bool) -> tuple[Any, Any]:
+    """One update; what a step must keep to is checked after the first."""
+    after, metrics = self.update(state, batch)
+    if first:
+      layout.check_same_structure(state, after)
+      if not isinstance(metrics, Mapping):
+        raise ValueError(f'update must return a mapping of metrics, got {type(metrics).__name__}')
+      if isinstance(self.update, runner.Mapped):
+        self.update.check_replicated(after, metrics)
+    self.recorder.push(done, metrics)
+    if self.bar:
+      self.bar.advance()
+    return after, metrics
+
+  def record(self, done: int, state: Any, metrics: Any, *, write: bool) -> None:
+    """Fetches and checks the metrics, and writes them if asked to."""
+    record = self.recorder.fetch(done, metrics)
+    if not write:
+      return
+    if self.on_metrics is not None:
+      record.update(self.on_metrics(done, self.outside(state), dict(record)) or {})
+    self.recorder.write(done, record)
+    if self.bar:
+      self.bar.report(done, record)
+
+
+class _Store:
+  """The checkpoints of a run; without a work directory, nothing."""
+
+  def __init__(
+    self,
+    stack: contextlib.ExitStack,
+    workdir: workdir_lib.Workdir | None,
+    fresh: types.ArrayTree,
+    keep: int,
+  ):
+    self._fresh, self._infinite = fresh, recording.infinite_leaves(fresh)
+    self._checkpoints: checkpoint.Checkpoints | None = None
+    self._last: int | None = None
+    if workdir is not None:
+      self._checkpoints = checkpoint.Checkpoints(workdir.checkpoints, keep=keep)
+      stack.callback(self._checkpoints.close)
+    self.directory = workdir.path if workdir is not None else None
+
+  def resume(self, num_steps: int) -> tuple[int, Any]:
+    """The step and state to start from."""
+    found = self._checkpoints.restore(self._fresh) if self._checkpoints else None
+    if found is None:
+      return 0, self._fresh
+    self._last, state = found
+    if self._last > num_steps:
+      raise ValueError(
+        f'{self.directory} is at step {self._last}, beyond num_steps={num_steps}: raise num_steps '
+        'or use another work directory'
+      )
+    return self._last, layout.as_arrays(state)
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves a state that is finite."""
+    if self._checkpoints is not None:
+      recording.check_state(state, step, self._infinite, self.last_good)
+      self._checkpoints.save(step, state)
+      self._last = step
+
+  def last_good(self) -> str:
+    """Where the last checkpoint is, as a sentence."""
+    if self._last is None:
+      return 'No checkpoint was written before.'
+    return f'The last good checkpoint is step {self._last} in {self.directory}.'
+
+
+def _check_arguments(num_steps: int, checkpoint_every: int | None, log_every: int) -> None:
+  for label, value in (
+    ('num_steps', num_steps),
+    ('log_every', log_every),
+    ('checkpoint_every', checkpoint_every),
+  ):
+    if value is not None and value < 1:
+      raise ValueError(f'{label} must be at least 1, got {value}')
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'the loop runs in one process with all its devices, but there are {jax.process_count()} '
+      'processes'
+    )

@@ -1,0 +1,183 @@
+import errno
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+import training_toy as toy
+
+from dapt_jax.training import checkpoint
+
+# Reads still under way when a damaged file ends a restore complain on their own threads.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+class State(NamedTuple):
+  params: Any
+  opt: Any
+  key: jax.Array
+  raw: jax.Array
+  extra: tuple
+
+
+def make(value):
+  params = {
+    'w': value * jnp.arange(12.0).reshape(3, 4),
+    'half': jnp.full(3, value, jnp.bfloat16),
+    'empty': jnp.zeros((0, 2)),
+  }
+  return State(
+    params,
+    optax.chain(optax.clip(1.0), optax.adamw(1e-3)).init(params),
+    jax.random.split(jax.random.key(int(value), impl='rbg'), 2),
+    jax.random.PRNGKey(int(value)),
+    (np.float64(value), np.arange(3) * int(value), int(value), float(value), value > 1, None),
+  )
+
+
+def test_round_trip_keeps_every_kind_of_leaf(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  assert store.restore(make(0)) is None
+  store.save(5, make(3))
+  step, state = store.restore(make(0))
+  assert step == 5
+  assert toy.leaves(state) == toy.leaves(make(3))
+  assert jax.tree.structure(state) == jax.tree.structure(make(3))
+  for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(make(3)), strict=True):
+    assert type(got) is type(wanted)
+    assert getattr(got, 'dtype', None) == getattr(wanted, 'dtype', None)
+  assert jax.random.normal(state.key[0]) == jax.random.normal(make(3).key[0])
+
+
+def test_keeps_the_last_n(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c', keep=2)
+  for step in (1, 2, 3):
+    store.save(step, {'x': jnp.float32(step)})
+  store.save(3, {'x': jnp.float32(-1)})  # there already: left as it is
+  assert store.steps() == [2, 3]
+  assert store.restore({'x': jnp.float32(0)})[1]['x'] == 3
+  with pytest.raises(ValueError, match='at least 1'):
+    checkpoint.Checkpoints(tmp_path / 'c', keep=0)
+
+
+@pytest.mark.parametrize(
+  'other, said',
+  [
+    ({'w': jnp.ones((2, 3)), 'b': 0}, r"\['w'\]: float32\[2, 2\] saved, float32\[2, 3\] expected"),
+    ({'w': jnp.ones((2, 2), jnp.int32), 'b': 0}, 'float32.* saved, int32.* expected'),
+    ({'w': jnp.ones((2, 2))}, r"\['b'\]: int64\[\] saved, nothing expected"),
+    ({'w': jnp.ones((2, 2)), 'b': 0, 'c': 1}, r"\['c'\]: nothing saved"),
+  ],
+)
+def test_another_structure_is_refused_and_nothing_moved(tmp_path, other, said):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, {'w': jnp.ones((2, 2)), 'b': 0})
+  with pytest.raises(checkpoint.StructureError, match=said):
+    store.restore(other)
+  assert store.steps() == [1]
+
+
+def test_key_algorithm_belongs_to_the_structure(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, jax.random.key_data(jax.random.key(0)))
+  with pytest.raises(checkpoint.StructureError, match='key'):
+    store.restore(jax.random.key(0))
+
+
+def data_file(directory, step):
+  files = [p for p in (directory / 'c' / str(step) / 'arrays').rglob('d/*') if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def damage(path, how):
+  content = path.read_bytes()
+  if how == 'truncate':
+    path.write_bytes(content[: len(content) // 2])
+  elif how == 'flip':
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+  else:
+    path.unlink()
+
+
+@pytest.mark.parametrize('how', ['truncate', 'flip', 'remove'])
+@pytest.mark.parametrize('what', ['data', 'manifest'])
+def test_damage_falls_back_to_the_one_before(tmp_path, how, what):
+  state = lambda v: {'x': jax.random.normal(jax.random.key(v), (50,))}
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(10, state(1))
+  store.save(20, state(2))
+  store.close()
+  target = tmp_path / 'c' / '20' / 'manifest' / 'metadata'
+  damage(data_file(tmp_path, 20) if what == 'data' else target, how)
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  with pytest.warns(UserWarning, match='20 is damaged'):
+    step, found = store.restore(state(0))
+  assert step == 10
+  assert toy.leaves(found) == toy.leaves(state(1))
+  assert (tmp_path / 'damaged' / '20').is_dir()
+  store.save(20, state(3))
+  assert store.steps() == [10, 20]
+  assert toy.leaves(store.restore(state(0))[1]) == toy.leaves(state(3))
+
+
+def test_wrong_content_in_sound_files_is_damage(tmp_path):
+  """Files that Orbax reads without complaint, but that belong to another step."""
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(10, {'x': jnp.ones(3)})
+  store.save(20, {'x': jnp.zeros(3)})
+  store.close()
+  shutil.rmtree(tmp_path / 'c' / '20' / 'arrays')
+  shutil.copytree(tmp_path / 'c' / '10' / 'arrays', tmp_path / 'c' / '20' / 'arrays')
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  with pytest.warns(UserWarning, match=r"20 is damaged .checksum of \['x'\]"):
+    assert store.restore({'x': jnp.ones(3)})[0] == 10
+
+
+def test_all_damaged_is_an_error(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, {'x': jnp.ones(9)})
+  damage(data_file(tmp_path, 1), 'truncate')
+  with (
+    pytest.warns(UserWarning, match='damaged'),
+    pytest.raises(checkpoint.CheckpointError, match=r'every checkpoint .*\[1\].* afresh'),
+  ):
+    store.restore({'x': jnp.ones(9)})
+  assert store.steps() == [1]
+
+
+def test_half_written_checkpoint_is_ignored(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, {'x': jnp.ones(2)})
+  store.close()
+  shutil.copytree(tmp_path / 'c' / '1', tmp_path / 'c' / '2.orbax-checkpoint-tmp')
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  assert store.restore({'x': jnp.zeros(2)})[0] == 1
+
+
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, {'x': jnp.ones(2)})
+
+  def full(self, step, **kwargs):
+    (tmp_path / 'c' / f'{step}.orbax-checkpoint-tmp').mkdir()
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, 'save', full)
+    with pytest.raises(checkpoint.CheckpointError, match='disk is full; step 1 is intact'):
+      store.save(2, {'x': jnp.zeros(2)})
+  assert [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
+  assert store.restore({'x': jnp.zeros(2)})[1]['x'].tolist() == [1, 1]
+  store.save(2, {'x': jnp.zeros(2)})
+  assert store.steps() == [1, 2]
+
+
+def test_unsavable_leaf_is_named(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  with pytest.raises(TypeError, match=r"state\['name'\] is a str"):
+    store.save(1, {'name': 'resnet'})
