@@ -22,9 +22,10 @@ setuptools.setup(
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.1',
+    'array-record>=0.6',
     'chex>=0.1.90',
     'flax>=0.10.4',
-    'jax>=0.6.0',
+    'jax>=0.9',
     'jinja2>=3.1',
     'matplotlib>=3.8',
     'ml-collections>=1.0',
@@ -40,8 +41,7 @@ setuptools.setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    'test': ['array-record>=0.6', 'mypy>=1.11', 'pytest>=8.0', 'ruff>=0.6', 'tensorboardX>=2.6'],
-    'array_record': ['array-record>=0.6'],
+    'test': ['mypy>=1.11', 'pytest>=8.0', 'ruff>=0.6', 'tensorboardX>=2.6'],
     'tensorboard': ['tensorboardX>=2.6'],
     'onnx': ['onnx>=1.16', 'onnxruntime>=1.18'],
     'bench': ['torch==2.13.0', 'torch-pruning==1.6.1'],

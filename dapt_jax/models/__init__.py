@@ -1,0 +1,1 @@
+"""Reference models (Flax Linen) and the convolution they share; start at `model.create`."""

@@ -1,0 +1,1 @@
+"""Carrying a structure to tasks with little data: draws, retraining, comparison."""

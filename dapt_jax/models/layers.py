@@ -1,0 +1,99 @@
+"""The building blocks that the reference models share: convolution, normalisation, dense layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dapt_jax.models import conv, norm
+
+#: Normal with variance 2 / fan_in (He et al., 2015), not truncated.
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+class Execution(NamedTuple):
+  """How a model is run; none of it changes parameters or results beyond rounding.
+
+  Attributes:
+    lowering: of convolutions and pooling: `'auto'`, `'lax'` or `'patches'`.
+    in_loop: the model runs in a loop body or under `vmap` over parameters; `'auto'` heeds it.
+    axis_name: mapped axis over which BatchNorm averages its statistics; None means one device.
+  """
+
+  lowering: str = 'auto'
+  in_loop: bool = False
+  axis_name: str | None = None
+
+
+class Conv(nn.Module):
+  """Convolution without bias, SAME padding; parameter `kernel` `f32[k, k, C // groups, O]`.
+
+  Attributes:
+    width: number of output channels O.
+    size: kernel size k.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
+    depthwise: one group per input channel.
+    execution: how to run it.
+  """
+
+  width: int
+  size: int = 3
+  stride: int = 1
+  dilation: int = 1
+  depthwise: bool = False
+  execution: Execution = Execution()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), O]`."""
+    groups = x.shape[-1] if self.depthwise else 1
+    shape = (self.size, self.size, x.shape[-1] // groups, self.width)
+    kernel = self.param('kernel', he_normal, shape)
+    return conv.conv2d(
+      x,
+      kernel,
+      strides=(self.stride, self.stride),
+      dilation=(self.dilation, self.dilation),
+      groups=groups,
+      lowering=self.execution.lowering,
+      in_loop=self.execution.in_loop,
+    )
+
+
+class ConvBN(nn.Module):
+  """`conv` then `bn`, then ReLU unless told otherwise.
+
+  Attributes:
+    width: number of output channels.
+    size: kernel size.
+    stride: stride of both axes.
+    relu: whether a ReLU follows.
+    execution: how to run it.
+  """
+
+  width: int
+  size: int = 3
+  stride: int = 1
+  relu: bool = True
+  execution: Execution = Execution()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), width]`."""
+    x = Conv(self.width, self.size, self.stride, execution=self.execution, name='conv')(x)
+    x = norm.BatchNorm(axis_name=self.execution.axis_name, name='bn')(x, train)
+    return nn.relu(x) if self.relu else x
+
+
+def dense(width: int, name: str) -> nn.Dense:
+  """A dense layer with He-normal kernel and zero bias."""
+  return nn.Dense(width, kernel_init=he_normal, name=name)
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+  """Mean over the spatial axes: `[N, H, W, C]` to `[N, C]`."""
+  return jnp.mean(x, axis=(1, 2))

@@ -1,0 +1,164 @@
+"""Reference models as pure functions: `create(name, ...)` gives a `Model`.
+
+model = create('resnet20', input_shape=(32, 32, 3), num_classes=10)
+variables = model.init(jax.random.key(0))
+logits, batch_statistics = model.apply_train(variables, images)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dapt_jax import types
+from dapt_jax.models import conv, layers, mlp, multibranch, resnet, vgg
+
+Variables = dict[str, Any]
+
+#: Module and the fields that the name fixes.
+_REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+  'mlp': (mlp.MLP, {}),
+  'convnet': (vgg.VGG, {}),
+  'vgg16': (vgg.VGG, {'stages': vgg.VGG16_STAGES}),
+  'resnet20': (resnet.ResNet, {'blocks': 3}),
+  'resnet56': (resnet.ResNet, {'blocks': 9}),
+  'resnet110': (resnet.ResNet, {'blocks': 18}),
+  'multibranch': (multibranch.MultiBranch, {}),
+}
+#: The names that `create` knows.
+NAMES = tuple(_REGISTRY)
+_NOT_CONFIG = ('parent', 'name', 'num_classes', 'execution')
+
+
+class Model(NamedTuple):
+  """A network as pure functions of its variables.
+
+  `variables` is `{'params': ..., 'batch_stats': ...}`; `batch_stats` is missing without BatchNorm.
+
+  Attributes:
+    name: the name given to `create`.
+    config: every field that the name leaves open, JSON-ready; `create(name, **config)` rebuilds.
+    input_shape: `(H, W, C)` of one example.
+    num_classes: number of logits.
+    init: `init(key) -> variables`.
+    apply: `apply(variables, x) -> logits`, with the stored statistics; `x` is `f32[B, H, W, C]`,
+      logits `f32[B, num_classes]`.
+    apply_train: `apply_train(variables, x) -> (logits, new_state)`, normalising with the batch's
+      statistics; `new_state` is `{'batch_stats': this batch's statistics}`, `{}` without BatchNorm.
+    features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head.
+  """
+
+  name: str
+  config: dict[str, Any]
+  input_shape: tuple[int, int, int]
+  num_classes: int
+  init: Callable[[types.PRNGKey], Variables]
+  apply: Callable[[Variables, jax.Array], jax.Array]
+  apply_train: Callable[[Variables, jax.Array], tuple[jax.Array, Variables]]
+  features: Callable[..., jax.Array]
+
+
+def create(
+  name: str,
+  *,
+  input_shape: Sequence[int],
+  num_classes: int,
+  lowering: str = 'auto',
+  in_loop: bool = False,
+  axis_name: str | None = None,
+  **config: Any,
+) -> Model:
+  """Makes a reference model.
+
+  Args:
+    name: one of `NAMES`.
+    input_shape: `(H, W, C)` of one example.
+    num_classes: number of logits.
+    lowering: of convolutions and pooling: `'auto'`, `'lax'` (plain primitives, for tracing) or
+      `'patches'`; the same parameters serve all.
+    in_loop: the model will run in a loop body or under `vmap` over parameters; heeded by `'auto'`.
+    axis_name: mapped axis over which BatchNorm averages its statistics; None means one device.
+    **config: fields of the model, for instance `widths` of an `'mlp'`. Lists may stand for tuples.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: for an unknown name or field (the message lists the allowed), or a bad value.
+  """
+  if name not in _REGISTRY:
+    raise ValueError(f'unknown model {name!r}: choose one of {NAMES}')
+  if lowering not in conv.LOWERINGS:
+    raise ValueError(f'lowering={lowering!r}: choose one of {conv.LOWERINGS}')
+  if len(input_shape) != 3 or num_classes < 1:
+    raise ValueError(
+      f'input_shape={tuple(input_shape)} must be (H, W, C), num_classes={num_classes} >= 1'
+    )
+  module_class, fixed = _REGISTRY[name]
+  defaults = {
+    field.name: field.default
+    for field in dataclasses.fields(module_class)
+    if field.name not in _NOT_CONFIG and field.name not in fixed
+  }
+  unknown = sorted(set(config) - set(defaults))
+  if unknown:
+    raise ValueError(f'unknown fields {unknown} of {name!r}: choose out of {sorted(defaults)}')
+  fields = {key: _tupled(config.get(key, default)) for key, default in defaults.items()}
+  if name == 'multibranch':
+    multibranch.check(
+      **{key: fields[key] for key in ('cells', 'widths', 'operators', 'reductions')}
+    )
+  execution = layers.Execution(lowering, in_loop, axis_name)
+  module = module_class(num_classes=num_classes, execution=execution, **fields, **fixed)
+  plain = {key: _listed(value) for key, value in fields.items()}
+  return _as_model(module, name, plain, tuple(input_shape), num_classes)
+
+
+def _as_model(
+  module: nn.Module,
+  name: str,
+  config: dict[str, Any],
+  input_shape: tuple[int, ...],
+  num_classes: int,
+) -> Model:
+  """Wraps a Linen module into pure functions."""
+
+  def check(x: jax.Array) -> None:
+    if x.ndim != 4 or x.shape[1:] != input_shape:
+      raise ValueError(f'{name}: input of shape {x.shape}; expected (batch, *{input_shape})')
+
+  def init(key: types.PRNGKey) -> Variables:
+    return dict(module.init(key, jnp.zeros((1, *input_shape))))
+
+  def apply(variables: Variables, x: jax.Array) -> jax.Array:
+    check(x)
+    logits: Any = module.apply(variables, x, train=False)
+    return logits
+
+  def apply_train(variables: Variables, x: jax.Array) -> tuple[jax.Array, Variables]:
+    check(x)
+    logits, state = module.apply(variables, x, train=True, mutable=['batch_stats'])
+    return logits, dict(state)
+
+  def features(variables: Variables, x: jax.Array, train: bool = False) -> jax.Array:
+    check(x)
+    _, state = module.apply(variables, x, train=train, mutable=['intermediates'])
+    return state['intermediates']['features'][0]
+
+  h, w, c = input_shape
+  return Model(name, config, (h, w, c), num_classes, init, apply, apply_train, features)
+
+
+def _tupled(value: Any) -> Any:
+  """Sequences as tuples, all the way down: Linen fields must be hashable."""
+  return tuple(_tupled(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _listed(value: Any) -> Any:
+  """Tuples as lists, all the way down, as JSON has them."""
+  return [_listed(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,152 @@
+"""Architectures to compare with, at the same budget and through the same decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dapt_jax.graph import Architecture, ChannelGraph
+from dapt_jax.types import Gates, Params, PRNGKey
+
+NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
+
+
+def make(
+  name: str,
+  graph: ChannelGraph,
+  *,
+  budget: float,
+  unit: str = 'macs',
+  key: PRNGKey | None = None,
+  theta: Gates | None = None,
+  params: Params | None = None,
+  **options: Any,
+) -> Architecture:
+  """A baseline by name.
+
+  Args:
+    name: 'dense' (everything), 'random' (random widths and branches), 'uniform' (the same share of
+      every layer), 'same_counts' (random, with the learned counts per layer), 'shuffled' (learned
+      logits permuted within layers), 'magnitude' (of the weights of a trained network).
+    graph: from `dapt.trace`.
+    budget: share of the whole network's cost; without effect on 'dense' and 'same_counts'.
+    unit: 'macs' or 'params'.
+    key: for the random ones.
+    theta: learned logits, for 'same_counts' and 'shuffled'.
+    params: trained weights, for 'magnitude'.
+    **options: passed to `graph.decide` (round_to, min_width).
+
+  Returns:
+    The architecture, with the baseline's name in its provenance.
+
+  Raises:
+    ValueError: for an unknown name, or where key, theta or params are needed and missing.
+  """
+  needs = {'random': 'key', 'same_counts': 'theta', 'shuffled': 'theta', 'magnitude': 'params'}
+  if name not in NAMES:
+    raise ValueError(f'baseline is {name!r}; allowed are {list(NAMES)}')
+  have: Mapping[str, Any] = {'key': key, 'theta': theta, 'params': params}
+  for need in [needs[name]] * (name in needs) + ['key'] * (name in ('same_counts', 'shuffled')):
+    if have[need] is None:
+      raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
+  exact = {'budget': budget, 'unit': unit, **options}
+  if name == 'dense':
+    arch = graph.decide(graph.init_gates(mean=1.0))
+  elif name == 'uniform':
+    arch = graph.decide(uniform_logits(graph), **exact)
+  elif name == 'random':
+    arch = graph.decide(random_logits(graph, key), **exact)
+  elif name == 'shuffled':
+    arch = graph.decide(shuffle(graph, theta, key), **exact)
+  elif name == 'magnitude':
+    arch = graph.decide(magnitude_logits(graph, params), **exact)
+  else:
+    learned = graph.decide(theta, **exact)
+    signs = {n: jnp.asarray(2 * m - 1) for n, m in learned.masks().items()}
+    arch = graph.decide(shuffle(graph, signs, key))
+  return arch.with_provenance(method=name)
+
+
+def random_logits(graph: ChannelGraph, key: PRNGKey) -> Gates:
+  """A level for every group, N(0, 1), and N(0, .1^2) around it: random widths and branches."""
+  out = {}
+  for number, (name, group) in enumerate(graph.gated_groups.items()):
+    level, spread = jax.random.split(jax.random.fold_in(key, number))
+    noise = 0.1 * jax.random.normal(spread, (group.width,))
+    out[name] = jax.random.normal(level) + noise
+  return out
+
+
+def uniform_logits(graph: ChannelGraph) -> Gates:
+  """Logits whose decision keeps the same share of every group; branches come first.
+
+  A network without channel groups has no widths to make uniform: then the cheapest branches of
+  every sum come first, as many in each.
+  """
+  out: dict[str, jax.Array] = {}
+  channels = [n for n, g in graph.gated_groups.items() if g.kind != 'branch']
+  for name, group in graph.gated_groups.items():
+    if group.kind == 'branch':
+      out[name] = jnp.full((1,), 2.0)
+    else:
+      out[name] = jnp.linspace(1.0, -1.0, group.width)
+  if not channels:
+    for names in graph.sums:
+      for rank, name in enumerate(sorted(names, key=lambda n: _branch_price(graph, n))):
+        out[name] = jnp.full((1,), -float(rank))
+  return out
+
+
+def _branch_price(graph: ChannelGraph, name: str) -> float:
+  return -float(graph.cost({name: jnp.zeros(1)}))
+
+
+def layers(graph: ChannelGraph) -> list[list[str]]:
+  """Gates that a shuffle may exchange: the branches of one sum; the gates inside one group."""
+  branches = {n for names in graph.sums for n in names}
+  return [*graph.sums, *[[n] for n in graph.gated_groups if n not in branches]]
+
+
+def shuffle(graph: ChannelGraph, theta: Gates, key: PRNGKey) -> Gates:
+  """Permutes logits within layers: channels inside a group, branches inside a sum."""
+  out = dict(theta)
+  for number, names in enumerate(layers(graph)):
+    names = [n for n in names if n in theta]
+    if not names:
+      continue
+    together = jnp.concatenate([theta[n] for n in names])
+    mixed = jax.random.permutation(jax.random.fold_in(key, number), together)
+    for name, part in zip(names, np.split(mixed, np.cumsum([len(theta[n]) for n in names])[:-1])):
+      out[name] = jnp.asarray(part)
+  return out
+
+
+def magnitude_logits(graph: ChannelGraph, params: Params) -> Gates:
+  """L2 norm of the slices that write a gate's channel, over the mean of its layer, minus 1.
+
+  A branch is scored by the norm of the parameters that carry its gate, over the mean of its sum; a
+  link by its absolute value.
+  """
+  leaves = graph.tree.param_treedef.flatten_up_to(params)
+  scores: dict[str, np.ndarray] = {}
+  for name, group in graph.gated_groups.items():
+    if group.carriers:
+      flat = np.concatenate([np.ravel(np.asarray(leaves[i])) for i in group.carriers])
+      scores[name] = np.abs(flat) if group.kind == 'link' else np.array([np.linalg.norm(flat)])
+      continue
+    squares = np.zeros(group.width)
+    pieces = group.touching('write') or group.touching('read')
+    for piece in pieces:
+      array = np.moveaxis(np.asarray(leaves[piece.leaf]), piece.axis, 0)
+      sums = (array.reshape(array.shape[0], -1) ** 2).sum(1)
+      np.add.at(squares, piece.index, sums[piece.positions])
+    scores[name] = np.sqrt(squares)
+  for names in layers(graph):
+    mean = np.mean(np.concatenate([scores[n] for n in names])) + 1e-12
+    for name in names:
+      scores[name] = scores[name] / mean - 1.0
+  return {n: jnp.asarray(s, jnp.float32) for n, s in scores.items()}

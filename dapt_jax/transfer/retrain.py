@@ -1,0 +1,197 @@
+"""Retraining one structure on many support sets at once, in one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from dapt_jax.models import population as population_lib
+from dapt_jax.transfer import draws
+from dapt_jax.types import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a structure is retrained; the same for everything that is compared.
+
+  Attributes:
+    steps: most updates.
+    batch_size: examples a batch, drawn from the support set with replacement.
+    learning_rate: peak of a cosine schedule.
+    weight_decay: decoupled (AdamW).
+    chunk: updates between two looks at the support loss.
+    stop_loss: a run stops when its mean support loss over a chunk is below this (early stopping
+      that looks at nothing but the support set).
+  """
+
+  steps: int = 300
+  batch_size: int = 32
+  learning_rate: float = 3e-3
+  weight_decay: float = 1e-4
+  chunk: int = 50
+  stop_loss: float = 0.01
+
+  def __post_init__(self) -> None:
+    for field in ('steps', 'batch_size', 'chunk'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'{field} is {getattr(self, field)}; it must be at least 1')
+    if self.learning_rate <= 0 or self.weight_decay < 0 or self.stop_loss < 0:
+      raise ValueError(
+        'learning_rate must be positive, weight_decay and stop_loss not negative; got '
+        f'{self.learning_rate}, {self.weight_decay}, {self.stop_loss}'
+      )
+
+
+class Structure(NamedTuple):
+  """A trainable structure.
+
+  Attributes:
+    init: `init(key) -> params`, first weights of one run.
+    apply: `apply(params, images) -> logits`, with stored statistics.
+    apply_train: `apply_train(params, images) -> (logits, new state)`, the batch's statistics.
+    trainable: params with True leaves where the optimiser may move them; None: everything.
+  """
+
+  init: Callable[[PRNGKey], Params]
+  apply: Callable[[Params, jax.Array], jax.Array]
+  apply_train: Callable[[Params, jax.Array], tuple[jax.Array, Params]]
+  trainable: Any = None
+
+
+class Outcome(NamedTuple):
+  """Results of all runs.
+
+  Attributes:
+    accuracy: f32[runs] on the test split.
+    loss: f32[runs], support loss of the last chunk.
+    steps: i32[runs], updates until the run stopped.
+    params: trained parameters, leading axis runs.
+  """
+
+  accuracy: np.ndarray
+  loss: np.ndarray
+  steps: np.ndarray
+  params: Params
+
+
+class _Run(NamedTuple):
+  params: Params
+  optimizer: Any
+  key: PRNGKey
+  loss: jax.Array
+  steps: jax.Array
+  done: jax.Array
+
+
+def retrain(
+  structure: Structure,
+  train_images: jax.Array,
+  train_labels: jax.Array,
+  support: draws.Support,
+  test_images: jax.Array,
+  test_labels: jax.Array,
+  *,
+  recipe: Recipe,
+  key: PRNGKey,
+  on_chunk: Callable[[int, int, float], None] | None = None,
+) -> Outcome:
+  """Trains one network per support set and tests it.
+
+  Normalisation statistics are taken anew from the support set after training.
+
+  Args:
+    structure: what to train.
+    train_images: f32[n, H, W, C], the target's training split.
+    train_labels: i32[n].
+    support: which of them each run may see.
+    test_images: f32[m, H, W, C], looked at once, after training.
+    test_labels: i32[m].
+    recipe: see `Recipe`.
+    key: run r starts from `fold_in(key, draw of r)`, so runs of one draw share their first weights.
+    on_chunk: called with (updates done, runs still training, mean support loss).
+
+  Returns:
+    The `Outcome`.
+  """
+  train_images, train_labels = jnp.asarray(train_images), jnp.asarray(train_labels)
+  optimizer = _optimizer(structure, recipe)
+
+  def start(draw: jax.Array) -> _Run:
+    own = jax.random.fold_in(key, draw)
+    params = structure.init(jax.random.fold_in(own, 0))
+    zero = jnp.int32(0)
+    begin = jax.random.fold_in(own, 1)
+    return _Run(params, optimizer.init(params), begin, jnp.float32(jnp.inf), zero, zero > 0)
+
+  def chunk(run: _Run, index: jax.Array, count: jax.Array) -> _Run:
+    def step(_: int, carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
+      run, total = carry
+      key, batch_key = jax.random.split(run.key)
+      chosen = index[jax.random.randint(batch_key, (recipe.batch_size,), 0, count)]
+      images, labels = train_images[chosen], train_labels[chosen]
+
+      def loss_fn(params: Params) -> jax.Array:
+        logits = structure.apply_train(params, images)[0]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+      loss, gradient = jax.value_and_grad(loss_fn)(run.params)
+      moves, state = optimizer.update(gradient, run.optimizer, run.params)
+      params = optax.apply_updates(run.params, moves)
+      run = run._replace(params=params, optimizer=state, key=key, steps=run.steps + 1)
+      return run, total + loss
+
+    def train() -> _Run:
+      after, total = lax.fori_loop(0, recipe.chunk, step, (run, jnp.float32(0)))
+      mean = total / recipe.chunk
+      return after._replace(loss=mean, done=mean < recipe.stop_loss)
+
+    return lax.cond(run.done, lambda: run, train)
+
+  def test(run: _Run, index: jax.Array) -> tuple[jax.Array, Params]:
+    params = refresh_statistics(structure, run.params, train_images[index])
+    logits = structure.apply(params, jnp.asarray(test_images))
+    return (logits.argmax(-1) == jnp.asarray(test_labels)).mean(), params
+
+  over = population_lib.map_population
+  index, count = jnp.asarray(support.index), jnp.asarray(support.count)
+  runs = jax.jit(over(start))(jnp.asarray(support.draw))
+  train_chunk = jax.jit(over(chunk), donate_argnums=0)
+  for number in range(-(-recipe.steps // recipe.chunk)):
+    runs = train_chunk(runs, index, count)
+    active = int((~runs.done).sum())
+    if on_chunk is not None:
+      on_chunk((number + 1) * recipe.chunk, active, float(runs.loss.mean()))
+    if not active:
+      break
+  loss = np.asarray(runs.loss)
+  if not np.isfinite(loss).all():
+    raise FloatingPointError(
+      f'{int((~np.isfinite(loss)).sum())} of {len(loss)} runs ended with a loss that is not '
+      f'finite; lower learning_rate (now {recipe.learning_rate})'
+    )
+  accuracy, params = jax.jit(over(test))(runs, index)
+  return Outcome(np.asarray(accuracy), loss, np.asarray(runs.steps), params)
+
+
+def refresh_statistics(structure: Structure, params: Params, images: jax.Array) -> Params:
+  """Replaces normalisation statistics by those of `images` f32[n, H, W, C] as one batch."""
+  _, state = structure.apply_train(params, images)
+  if not isinstance(params, dict) or not state:
+    return params
+  return {**params, **state}
+
+
+def _optimizer(structure: Structure, recipe: Recipe) -> optax.GradientTransformation:
+  rate = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps, alpha=0.05)
+  chain = optax.adamw(rate, weight_decay=recipe.weight_decay)
+  if structure.trainable is None:
+    return chain
+  labels = jax.tree.map(lambda t: 'train' if t else 'freeze', structure.trainable)
+  return optax.multi_transform({'train': chain, 'freeze': optax.set_to_zero()}, labels)

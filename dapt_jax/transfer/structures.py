@@ -1,0 +1,81 @@
+"""From an architecture of a model to a trainable structure with first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+from dapt_jax.graph import Architecture, ChannelGraph
+from dapt_jax.models import overrides as overrides_lib
+from dapt_jax.models.model import Model
+from dapt_jax.transfer.retrain import Structure
+from dapt_jax.types import Params, PRNGKey
+
+#: Where first weights may come from.
+WEIGHTS = ('fresh', 'inherited')
+
+
+def of_architecture(
+  model: Model,
+  graph: ChannelGraph,
+  train_graph: ChannelGraph,
+  arch: Architecture,
+  *,
+  inherited: Params | None = None,
+) -> Structure:
+  """Cuts the architecture out of a model.
+
+  Args:
+    model: the whole network.
+    graph: traced from `model.apply`.
+    train_graph: traced from `model.apply_train`.
+    arch: what to keep.
+    inherited: trained weights of the whole network to start from; None draws fresh ones for the
+      small network (fan-in corrected).
+
+  Returns:
+    The small network.
+  """
+  overrides = overrides_lib.replay()
+  shapes = graph.tree.param_shapes
+  apply, _ = graph.shrink(arch, shapes, overrides=overrides)
+  apply_train, _ = train_graph.shrink(arch, shapes, overrides=overrides)
+
+  def fresh(key: PRNGKey) -> Params:
+    return graph.shrink(arch, model.init(key), rescale=True)[1]
+
+  if inherited is None:
+    return Structure(fresh, apply, apply_train)
+  kept = graph.shrink(arch, inherited)[1]
+  return Structure(lambda key: kept, apply, apply_train)
+
+
+def dense_pretrained(model: Model, params: Params, *, readout_only: bool, head: str) -> Structure:
+  """The whole network with source weights and a new readout.
+
+  Args:
+    model: the whole network.
+    params: its weights, trained on the source.
+    readout_only: train nothing but the readout.
+    head: name of the readout's entry in `params['params']`.
+
+  Returns:
+    The structure; its readout is drawn anew for every run.
+  """
+
+  def init(key: PRNGKey) -> Params:
+    new = model.init(key)['params'][head]
+    return {**params, 'params': {**params['params'], head: new}}
+
+  trainable = None
+  if readout_only:
+    trainable = jax.tree.map_with_path(
+      lambda path, _: any(getattr(p, 'key', None) == head for p in path), params
+    )
+  return Structure(init, model.apply, model.apply_train, trainable)
+
+
+def of_model(model: Model, init: Callable[[PRNGKey], Params] | None = None) -> Structure:
+  """The whole network from fresh weights."""
+  return Structure(init or model.init, model.apply, model.apply_train)
