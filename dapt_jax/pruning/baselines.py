@@ -14,6 +14,13 @@ from dapt_jax.types import Gates, Params, PRNGKey
 
 NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
 
+_NEEDS = {
+  'random': ('key',),
+  'same_counts': ('theta', 'key'),
+  'shuffled': ('theta', 'key'),
+  'magnitude': ('params',),
+}
+
 
 def make(
   name: str,
@@ -46,11 +53,10 @@ def make(
   Raises:
     ValueError: for an unknown name, or where key, theta or params are needed and missing.
   """
-  needs = {'random': 'key', 'same_counts': 'theta', 'shuffled': 'theta', 'magnitude': 'params'}
   if name not in NAMES:
     raise ValueError(f'baseline is {name!r}; allowed are {list(NAMES)}')
   have: Mapping[str, Any] = {'key': key, 'theta': theta, 'params': params}
-  for need in [needs[name]] * (name in needs) + ['key'] * (name in ('same_counts', 'shuffled')):
+  for need in _NEEDS.get(name, ()):
     if have[need] is None:
       raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
   exact = {'budget': budget, 'unit': unit, **options}

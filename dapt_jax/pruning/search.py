@@ -94,7 +94,10 @@ class Settings(NamedTuple):
     budget: share of the whole network to reach, or None for a fixed `multiplier`.
     unit: 'macs' or 'params'.
     multiplier: price of the complexity at the start.
-    rho: step of the multiplier per update (dual ascent on cost / budget - 1).
+    rho: step of the multiplier per update (dual ascent on cost / target - 1, cut off at +-1).
+    damping: added to the multiplier for every unit of cost / target - 1: without it the gates
+      overshoot (proportional next to integral control, Stooke et al., 2020).
+    ramp: updates in which the target falls from 1 to the budget, in equal ratios.
     concave: weight of mu sum a (1 - a).
     warmup: updates after a draw of weights in which a network does not move the gates.
     hold: updates at the start in which no gate moves.
@@ -108,6 +111,8 @@ class Settings(NamedTuple):
   unit: str = 'macs'
   multiplier: float = 0.0
   rho: float = 0.01
+  damping: float = 0.0
+  ramp: int = 0
   concave: float = 0.0
   warmup: int = 0
   hold: int = 0
@@ -121,7 +126,7 @@ def make_search(
   gate_optimizer: optax.GradientTransformation,
   weight_optimizer: optax.GradientTransformation | None = None,
   settings: Settings | None = None,
-  theta: Gates | None = None,
+  start: Callable[[PRNGKey], Gates] | None = None,
 ) -> Search:
   """Makes the search over a graph.
 
@@ -133,7 +138,7 @@ def make_search(
       mirror variant (4).
     weight_optimizer: trains the weights; needed where `source.inner_steps > 0`.
     settings: see `Settings`.
-    theta: logits to start from; None draws them near 0.
+    start: `start(key) -> theta`, first logits; None draws them near 0.
 
   Returns:
     The search.
@@ -153,15 +158,15 @@ def make_search(
     return params, trainer.init(params)
 
   def init(key: PRNGKey) -> SearchState:
-    start = theta if theta is not None else graph.init_gates(jax.random.fold_in(key, _START))
+    theta = (start or graph.init_gates)(jax.random.fold_in(key, _START))
     member = jnp.arange(given.population, dtype=jnp.int32)
     # The first generation is drawn inside the first update; here only its shape is needed.
     shapes = jax.eval_shape(draw, member[0], key, jnp.int32(0))
     empty = lambda s: jnp.zeros((given.population, *s.shape), s.dtype)
     params, optimizer = jax.tree.map(empty, shapes)
     shared = Shared(
-      start,
-      gate_optimizer.init(start),
+      theta,
+      gate_optimizer.init(theta),
       jnp.float32(given.multiplier),
       jnp.int32(0),
       key,
@@ -178,9 +183,11 @@ def make_search(
     hard = given.hard(shared.step)
     noise = jax.random.fold_in(shared.key, _NOISE)
     noise = jax.random.fold_in(jax.random.fold_in(noise, one.member), shared.step)
-    gates, to_theta = jax.vjp(
-      lambda logits: relaxation.sample(logits, noise, hard, given.soft), shared.theta
-    )
+    def sample(logits: Gates) -> Gates:
+      drawn = relaxation.sample(logits, noise, hard, given.soft)
+      return keep_paths(graph, drawn, logits)
+
+    gates, to_theta = jax.vjp(sample, shared.theta)
 
     def look(carry: tuple[Params, Any], part: tuple[Any, jax.Array]):
       """Gradient on one batch; it moves the weights on all batches but the last."""
@@ -228,9 +235,47 @@ def make_search(
     }
     if given.budget is not None:
       metrics['budget'] = jnp.float32(given.budget)
+      metrics['target'] = _target(given, shared.step)
     return SearchState(moved, population), metrics
 
   return Search(init, update)
+
+
+def keep_paths(graph: ChannelGraph, gates: Gates, theta: Gates) -> Gates:
+  """Opens the likeliest gate of every layer and sum that a draw has closed altogether.
+
+  A network that is cut through says nothing about any of its gates. Only values change; the
+  derivative stays that of the draw.
+
+  Args:
+    graph: from `dapt.trace`.
+    gates: drawn gates.
+    theta: their logits.
+
+  Returns:
+    Gates of which every group, and every sum without other summands, has an open one.
+  """
+  closed = [names for names, is_open in zip(graph.sums, graph.open_sums) if not is_open]
+  branches = {n for n, g in graph.gated_groups.items() if g.kind in ('branch', 'link')}
+  out = dict(gates)
+  for names in [*closed, *[[n] for n in gates if n not in branches]]:
+    if not all(n in gates for n in names):
+      continue
+    drawn = jnp.concatenate([gates[n] for n in names])
+    best = jnp.argmax(jnp.concatenate([theta[n] for n in names]))
+    missing = jnp.where(jnp.max(drawn) > 0, 0.0, 1.0) * jax.nn.one_hot(best, len(drawn))
+    start = 0
+    for name in names:
+      width = len(gates[name])
+      out[name] = gates[name] + lax.stop_gradient(missing[start : start + width])
+      start += width
+  return out
+
+
+def _target(given: Settings, step: jax.Array) -> jax.Array:
+  """Cost to reach at this step."""
+  done = jnp.minimum(step / max(given.ramp, 1), 1.0) if given.ramp else 1.0
+  return jnp.float32(given.budget or 1.0) ** done
 
 
 def _parts(batch: Mapping[str, Any], inner_steps: int) -> Any:
@@ -265,12 +310,13 @@ def _age(member, step, lifetime, size):
 def _move(graph, given, relaxation, optimizer, shared, gradient, counts):
   """One step of the logits and the multiplier."""
   hard = given.hard(shared.step)
-  target = 1.0 if given.budget is None else given.budget
+  target = _target(given, shared.step)
 
   def price(logits: Gates) -> tuple[jax.Array, jax.Array]:
     expected = relaxation.expected(logits, hard, given.soft)
     cost = graph.cost_model.share(expected, given.unit)
-    penalty = shared.multiplier * cost / target
+    excess = jnp.clip(lax.stop_gradient(cost) / target - 1.0, -1.0, 1.0)
+    penalty = jnp.maximum(shared.multiplier + given.damping * excess, 0.0) * cost / target
     if given.concave:
       penalty = penalty + gates_lib.concave(expected, given.concave)
     return penalty, cost
@@ -285,7 +331,8 @@ def _move(graph, given, relaxation, optimizer, shared, gradient, counts):
   multiplier = shared.multiplier
   if given.budget is not None:
     ascent = gates_lib.dual_ascent(given.rho, 1.0)
-    multiplier = jnp.where(moving, ascent.update(multiplier, cost / given.budget), multiplier)
+    excess = jnp.clip(cost / target, 0.0, 2.0)
+    multiplier = jnp.where(moving, ascent.update(multiplier, excess), multiplier)
   moved = Shared(theta, state, multiplier, shared.step + 1, shared.key)
   return moved, cost
 

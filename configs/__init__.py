@@ -1,0 +1,1 @@
+"""Configurations of the apps; each docstring states expected result, cost and command."""

@@ -1,0 +1,185 @@
+"""The few-shot protocol: every candidate on every draw, as rows of one table."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dapt_jax.data import Dataset, Standardizer
+from dapt_jax.transfer import draws, retrain
+from dapt_jax.types import PRNGKey
+
+
+class Candidate(NamedTuple):
+  """One thing to compare.
+
+  Attributes:
+    method: e.g. 'learned', 'random', 'dense'.
+    architecture: names it among those of its method, e.g. 'seed0'.
+    build: makes the trainable structure; called when its turn comes.
+    budget: share asked for, or 1.0 where no budget applies.
+    unit: of the budget.
+    search_seed: seed of the search it comes from, -1 where there is none.
+    weights: 'fresh' or 'inherited'.
+    costs: as in `Architecture.costs`.
+  """
+
+  method: str
+  architecture: str
+  build: Callable[[], retrain.Structure]
+  budget: float
+  unit: str
+  search_seed: int
+  weights: str
+  costs: dict[str, dict[str, float]]
+
+  def label(self, target: str) -> str:
+    """Identity of the candidate on a target, for resuming."""
+    return f'{target}|{self.unit}|{self.budget:g}|{self.method}|{self.architecture}'
+
+
+class Target(NamedTuple):
+  """A task with little data.
+
+  Attributes:
+    name: of the data set.
+    source: name of the data set the structures come from.
+    train: the split that supports are drawn from.
+    test: the split that accuracies are measured on.
+    standardizer: fitted on the source.
+  """
+
+  name: str
+  source: str
+  train: Dataset
+  test: Dataset
+  standardizer: Standardizer
+
+
+class Ledger:
+  """Finished candidates on disk, so that a stopped comparison goes on where it was."""
+
+  def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    self.path = None if path is None else pathlib.Path(path)
+    self.rows: dict[str, list[dict[str, Any]]] = {}
+    self._lock = threading.Lock()
+    if self.path is not None and self.path.exists():
+      for line in self.path.read_text(encoding='utf-8').splitlines():
+        try:
+          entry = json.loads(line)
+        except json.JSONDecodeError:
+          continue  # the last line of a run that was killed while writing
+        self.rows[entry['label']] = entry['rows']
+
+  def add(self, label: str, rows: list[dict[str, Any]]) -> None:
+    """Keeps the rows of one finished candidate."""
+    with self._lock:
+      self.rows[label] = rows
+      if self.path is not None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open('a', encoding='utf-8') as file:
+          file.write(json.dumps({'label': label, 'rows': rows}) + '\n')
+
+
+def compare(
+  candidates: Sequence[Candidate],
+  target: Target,
+  *,
+  shots: Sequence[int],
+  num_draws: int,
+  recipe: retrain.Recipe,
+  key: PRNGKey,
+  draw_seed: int = 0,
+  workers: int = 1,
+  ledger: Ledger | None = None,
+  on_done: Callable[[Candidate], None] | None = None,
+) -> list[dict[str, Any]]:
+  """Retrains and tests every candidate on every draw.
+
+  All candidates see the same draws, and the same first-weight keys, so differences can be paired.
+  Images are standardised with mean and deviation of the *source*, which is what a deployed
+  structure has; the test split is touched once per run, after training.
+
+  Args:
+    candidates: what to compare.
+    target: the task.
+    shots: examples a class.
+    num_draws: independent support sets for every number of shots.
+    recipe: how to retrain, the same for all.
+    key: of first weights and batches.
+    draw_seed: of the support sets.
+    workers: threads; each compiles and runs one candidate at a time.
+    ledger: finished candidates are read from and added to it.
+    on_done: called as each candidate finishes.
+
+  Returns:
+    Rows in the order of the candidates, one per candidate, number of shots and draw.
+  """
+  support = draws.supports(target.train.labels, shots, num_draws, draw_seed)
+  ledger = ledger or Ledger(None)
+  # Only the examples that some support set holds travel to the device.
+  used, index = np.unique(support.index, return_inverse=True)
+  support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
+  supports = target.train.subset(used)
+  train_images = np.asarray(target.standardizer(supports.images))
+  test_images = np.asarray(target.standardizer(target.test.images))
+
+  def one(candidate: Candidate) -> None:
+    label = candidate.label(target.name)
+    if label not in ledger.rows:
+      outcome = retrain.retrain(
+        candidate.build(),
+        train_images,
+        supports.labels,
+        support,
+        test_images,
+        target.test.labels,
+        recipe=recipe,
+        key=key,
+      )
+      ledger.add(label, list(_rows(candidate, target, support, outcome)))
+    if on_done is not None:
+      on_done(candidate)
+
+  with concurrent.futures.ThreadPoolExecutor(max(workers, 1)) as pool:
+    futures = [pool.submit(one, c) for c in candidates]
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        future.result()
+    except BaseException:
+      for future in futures:
+        future.cancel()
+      raise
+  return [row for c in candidates for row in ledger.rows[c.label(target.name)]]
+
+
+def _rows(
+  candidate: Candidate, target: Target, support: draws.Support, outcome: retrain.Outcome
+) -> Iterable[dict[str, Any]]:
+  for run in range(len(support.shots)):
+    yield {
+      'source': target.source,
+      'target': target.name,
+      'unit': candidate.unit,
+      'budget': candidate.budget,
+      'method': candidate.method,
+      'architecture': candidate.architecture,
+      'search_seed': candidate.search_seed,
+      'shots': int(support.shots[run]),
+      'draw': int(support.draw[run]),
+      'weights': candidate.weights,
+      'accuracy': float(outcome.accuracy[run]),
+      'support_loss': float(outcome.loss[run]),
+      'steps': int(outcome.steps[run]),
+      'macs': candidate.costs['macs']['kept'],
+      'macs_share': candidate.costs['macs']['share'],
+      'params': candidate.costs['params']['kept'],
+      'params_share': candidate.costs['params']['share'],
+    }

@@ -1,0 +1,1 @@
+"""Command-line apps, one verb each: prune, transfer, report, pipeline."""

@@ -1,0 +1,199 @@
+"""Finds architectures on the source data: one search per budget and seed.
+
+  python -m experiments.prune --config=configs/demo.py --workdir=runs/demo
+
+Writes, under WORKDIR/search/NAME/, the search's checkpoints, `metrics.jsonl` (loss, cost, gate
+probabilities) and `architecture.json` with its `.safetensors`. A finished search is not repeated;
+a stopped one goes on.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import dapt_jax as dapt
+from dapt_jax import data, gates, pruning
+from dapt_jax.gates import schedules
+from dapt_jax.training import loop, runner, seeds
+from dapt_jax.training import workdir as workdir_lib
+from experiments import flags, source
+from experiments import task as task_lib
+
+
+def name_of(config: Any, budget: float, seed: int, variant: str = 'learned') -> str:
+  """Directory name of one search."""
+  return f'{variant}-{config.search.unit}{budget:g}-seed{seed}'
+
+
+def run_all(
+  config: Any, task: task_lib.Task, workdir: str, *, overwrite: bool = False
+) -> dict[str, dapt.Architecture]:
+  """Runs the searches of a configuration.
+
+  Returns:
+    {search name: architecture}.
+  """
+  found = {}
+  for budget in config.search.budgets:
+    for seed in config.search.seeds:
+      name = name_of(config, budget, seed)
+      found[name] = search(config, task, workdir, budget, seed, overwrite=overwrite)
+  return found
+
+
+def search(
+  config: Any,
+  task: task_lib.Task,
+  workdir: str,
+  budget: float,
+  seed: int,
+  *,
+  variant: str = 'learned',
+  overwrite: bool = False,
+) -> dapt.Architecture:
+  """Runs, resumes or reads one search.
+
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    workdir: of the whole run.
+    budget: share of the whole network.
+    seed: of gates, weights and batches.
+    variant: 'learned', 'one_temperature' (relaxation with one temperature) or 'fixed_weights' (one
+      random draw of weights, never trained).
+    overwrite: remove an earlier search of this name.
+
+  Returns:
+    The architecture, with the search's settings in its provenance.
+  """
+  name = name_of(config, budget, seed, variant)
+  path = pathlib.Path(workdir) / 'search' / name
+  recorded = {
+    'variant': variant,
+    'budget': budget,
+    'seed': seed,
+    'search': config.search.to_dict() | {'budgets': None, 'seeds': None},
+    'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
+    'model': config.model.to_dict(),
+  }
+  with workdir_lib.open_workdir(path, recorded, kind='search', overwrite=overwrite) as opened:
+    made = path / 'architecture.json'
+    if made.exists():
+      return dapt.Architecture.load(made)
+    searcher = make_search(config, task, workdir, budget, variant)
+    result = loop.run(
+      runner.make_update(searcher.update, state_axes=pruning.STATE_AXES, kind=_kind(config)),
+      searcher.init(seeds.key(seed, 'search')),
+      batches(task, config.search, seed),
+      num_steps=config.search.steps,
+      workdir=opened,
+      checkpoint_every=config.search.checkpoint_every,
+      log_every=config.search.log_every,
+      name=name,
+      on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
+    )
+    theta = {n: np.asarray(t) for n, t in result.state.shared.theta.items()}
+    arch = task.graph.decide(
+      theta, budget=budget, unit=config.search.unit, round_to=config.search.round_to
+    ).with_provenance(
+      method=variant,
+      settings=recorded,
+      metrics={k: float(v) for k, v in result.metrics.items() if np.ndim(v) == 0},
+      theta={n: t.tolist() for n, t in theta.items()},
+    )
+    arch.save(made)
+    return arch
+
+
+def make_search(
+  config: Any, task: task_lib.Task, workdir: str, budget: float, variant: str
+) -> pruning.Search:
+  """The search that a configuration describes."""
+  c = config.search
+  kind = 'fixed' if variant == 'fixed_weights' else c.weights
+  params = source.train(config, task, workdir) if kind == 'given' else None
+  weights = pruning.weights.make(
+    kind, task.fast.init, lifetime=c.lifetime, inner_steps=c.inner_steps, params=params
+  )
+  if kind == 'random_features':
+    features = lambda params, x: task.fast.features(params, x, train=True)
+    loss = pruning.losses.ridge(features, task.source.num_classes)
+  else:
+    loss = pruning.losses.cross_entropy(task.fast.apply_train)
+  settings = pruning.Settings(
+    population=c.population,
+    relaxation='one_temperature' if variant == 'one_temperature' else c.relaxation,
+    hard=schedules.exponential(c.hard_start, c.hard_end, c.steps),
+    budget=budget,
+    unit=c.unit,
+    rho=c.rho,
+    damping=c.damping,
+    ramp=int(c.ramp * c.steps),
+    concave=c.concave,
+    warmup=min(c.warmup, max(weights.lifetime - 1, 0)) if weights.lifetime else 0,
+    hold=c.hold,
+  )
+  optimizers = {'adam': optax.adam, 'sgd': optax.sgd, 'mirror': gates.mirror_descent}
+  return pruning.make_search(
+    task.graph,
+    loss,
+    weights,
+    gate_optimizer=optimizers[c.gate_optimizer](c.gate_rate),
+    weight_optimizer=optax.chain(optax.clip_by_global_norm(5.0), optax.adam(c.weight_rate)),
+    settings=settings,
+    start=lambda key: start_logits(task.graph, key, c.start_channel, c.start_branch),
+  )
+
+
+def start_logits(graph, key, channel: float, branch: float):
+  """First logits: small noise around one level for branches and one for all other gates."""
+  theta = graph.init_gates(key)
+  kinds = {n: g.kind for n, g in graph.gated_groups.items()}
+  return {n: t + (branch if kinds[n] == 'branch' else channel) for n, t in theta.items()}
+
+
+def batches(task: task_lib.Task, settings: Any, seed: int):
+  """`batches(step)`: disjoint halves of the source data for weights and gates."""
+  halves = data.split(task.source, (0.5, 0.5), seed)
+  size, inner = settings.batch_size, settings.inner_steps
+  for_weights = data.make_batcher(halves[0], size * max(inner, 1), seed)
+  for_gates = data.make_batcher(halves[1], size, seed + 1)
+
+  def standard(batch):
+    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
+
+  def at(step: int):
+    weights = standard(for_weights(step))
+    if inner > 1:
+      weights = jax.tree.map(lambda x: x.reshape(inner, size, *x.shape[1:]), weights)
+    return {'weights': weights, 'gates': standard(for_gates(step))}
+
+  return at
+
+
+def probabilities(theta) -> dict[str, np.ndarray]:
+  """Gate probabilities by group, for the metrics file."""
+  return {f'gate/{n}': np.round(np.asarray(gates.probability(t)), 4) for n, t in theta.items()}
+
+
+def _kind(config: Any) -> str:
+  several = jax.local_device_count() > 1
+  return 'pmap' if several and config.search.population % jax.local_device_count() == 0 else 'jit'
+
+
+def main(config: Any, workdir: str, overwrite: bool) -> None:
+  """Runs all searches and prints what they found."""
+  task = task_lib.load(config)
+  print('\n'.join(task.data_sources))
+  for name, arch in run_all(config, task, workdir, overwrite=overwrite).items():
+    shares = ', '.join(f'{u} {c["share"]:.2%}' for u, c in arch.costs.items())
+    print(f'{name}: {arch.fingerprint()}, {shares}')
+
+
+if __name__ == '__main__':
+  flags.run(main)

@@ -1,0 +1,110 @@
+"""What a configuration describes: data, the whole network, its graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dapt_jax as dapt
+from dapt_jax import data
+from dapt_jax.models import model as model_lib
+from dapt_jax.transfer import protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Everything the stages share.
+
+  Attributes:
+    source: training split of the source data set.
+    source_test: its test split.
+    targets: the tasks with little data.
+    standardizer: fitted on the source.
+    traced: the whole network with plain primitives, for tracing and cutting.
+    fast: the same network lowered for populations on this backend; same parameters.
+    graph: traced from the network with stored statistics.
+    train_graph: traced from the network with the batch's statistics.
+  """
+
+  source: data.Dataset
+  source_test: data.Dataset
+  targets: tuple[protocol.Target, ...]
+  standardizer: data.Standardizer
+  traced: model_lib.Model
+  fast: model_lib.Model
+  graph: dapt.ChannelGraph
+  train_graph: dapt.ChannelGraph
+
+  @property
+  def data_sources(self) -> list[str]:
+    """Where the images came from, a line per data set."""
+    sets = [self.source, *[t.train for t in self.targets]]
+    return [f'{s.name}: {s.source}' for s in sets]
+
+
+def load(config: Any) -> Task:
+  """Loads the data, makes the network and traces it.
+
+  Raises:
+    ValueError: for data or fields that do not fit; the message says what to do.
+    FileNotFoundError: for data that is not there; the message says how to bring it.
+  """
+  source, source_test = (_load(config, config.data.source, s) for s in ('train', 'test'))
+  if config.data.limit:
+    source = _limit(source, config.data.limit)
+  standardizer = data.Standardizer.fit(source)
+  targets = []
+  for name in config.data.targets:
+    train, test = (_load(config, name, s) for s in ('train', 'test'))
+    if train.image_shape[2] != source.image_shape[2]:
+      raise ValueError(
+        f'target {name!r} has {train.image_shape[2]} channels, source {source.name!r} has '
+        f'{source.image_shape[2]}; take data sets of the same number of channels'
+      )
+    test = _limit(test, config.data.test_limit) if config.data.test_limit else test
+    targets.append(protocol.Target(train.name, source.name, train, test, standardizer))
+  classes = {source.num_classes, *[t.train.num_classes for t in targets]}
+  if len(classes) > 1:
+    raise ValueError(
+      f'source and targets have {sorted(classes)} classes; the readout is part of the network, so '
+      'take data sets with as many classes, or choose classes with Dataset.classes'
+    )
+  return _network(config, source, source_test, tuple(targets), standardizer)
+
+
+def _network(config, source, source_test, targets, standardizer) -> Task:
+  options = {
+    'input_shape': source.image_shape,
+    'num_classes': source.num_classes,
+    **config.model.options.to_dict(),
+  }
+  traced = model_lib.create(config.model.name, lowering='lax', **options)
+  fast = model_lib.create(config.model.name, in_loop=True, **options)
+  shapes = jax.eval_shape(traced.init, jax.random.key(0))
+  image = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
+  levels = tuple(config.search.levels)
+  graph = dapt.trace(traced.apply, shapes, image, levels=levels)
+  train_graph = dapt.trace(traced.apply_train, shapes, image, levels=levels)
+  return Task(source, source_test, targets, standardizer, traced, fast, graph, train_graph)
+
+
+def _load(config: Any, name: str, split: str) -> data.Dataset:
+  return data.load(
+    name,
+    split,
+    data_dir=config.data.data_dir,
+    image_size=config.data.image_size,
+    source=config.data.origin,
+  )
+
+
+def _limit(dataset: data.Dataset, count: int) -> data.Dataset:
+  """The first examples of a seeded permutation, in the order of the data set."""
+  if count >= len(dataset):
+    return dataset
+  chosen = np.random.default_rng(0).permutation(len(dataset))[:count]
+  return dataset.subset(np.sort(chosen))

@@ -1,0 +1,91 @@
+"""Retrains what `prune` found, and every baseline, on few-shot targets.
+
+  python -m experiments.transfer --config=configs/demo.py --workdir=runs/demo
+
+Writes WORKDIR/transfer/results.csv (one row per candidate, number of shots and draw), summary.csv
+(mean and 95% interval) and comparison.csv (paired differences). A stopped run goes on with the
+candidates that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import tqdm
+
+from dapt_jax.training import seeds, writers
+from dapt_jax.training import workdir as workdir_lib
+from dapt_jax.transfer import protocol, retrain, statistics
+from experiments import candidates as candidates_lib
+from experiments import flags, prune
+from experiments import task as task_lib
+
+
+def run(
+  config: Any, task: task_lib.Task, workdir: str, *, overwrite: bool = False
+) -> list[dict[str, Any]]:
+  """The whole comparison.
+
+  Returns:
+    The rows of results.csv.
+  """
+  learned = prune.run_all(config, task, workdir)
+  everything = candidates_lib.make(config, task, workdir, learned)
+  path = pathlib.Path(workdir) / 'transfer'
+  recorded = {k: v for k, v in config.to_dict().items() if k not in ('title', 'workers', 'latency')}
+  with workdir_lib.open_workdir(path, recorded, kind='transfer', overwrite=overwrite):
+    rows = _compare(config, task, everything, path)
+    writers.write_csv(path / 'results.csv', rows)
+    writers.write_csv(path / 'summary.csv', statistics.summarise(rows))
+    writers.write_csv(path / 'comparison.csv', differences(rows))
+  return rows
+
+
+def _compare(config, task, everything, path):
+  c = config.transfer
+  fields = ('steps', 'batch_size', 'learning_rate', 'weight_decay', 'chunk', 'stop_loss')
+  recipe = retrain.Recipe(**{f: c[f] for f in fields})
+  ledger = protocol.Ledger(path / 'finished.jsonl')
+  rows = []
+  for target in task.targets:
+    with tqdm.tqdm(total=len(everything), desc=f'retrain on {target.name}', unit='net') as bar:
+
+      def done(candidate: protocol.Candidate, bar: Any = bar) -> None:
+        bar.set_postfix_str(f'{candidate.method} {candidate.architecture}')
+        bar.update()
+
+      rows += protocol.compare(
+        everything,
+        target,
+        shots=c.shots,
+        num_draws=c.draws,
+        recipe=recipe,
+        key=seeds.key(config.seed, 'retrain'),
+        draw_seed=config.seed,
+        workers=config.workers or os.cpu_count() or 1,
+        ledger=ledger,
+        on_done=done,
+      )
+  return rows
+
+
+def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Paired differences of the learned architectures to every other method."""
+  others = sorted({r['method'] for r in rows} - {'learned'})
+  return [row for other in others for row in statistics.compare(rows, 'learned', other)]
+
+
+def main(config: Any, workdir: str, overwrite: bool) -> None:
+  """Runs the comparison and prints its summary."""
+  task = task_lib.load(config)
+  print('\n'.join(task.data_sources))
+  rows = run(config, task, workdir, overwrite=overwrite)
+  for row in statistics.summarise(rows):
+    where = f'{row["target"]:14s} {row["budget"]:<5g} {row["method"]:20s} {row["shots"]:3d} shots'
+    print(f'{where}  {row["mean"]:.4f} +- {row["half_width"]:.4f}')
+
+
+if __name__ == '__main__':
+  flags.run(main)
