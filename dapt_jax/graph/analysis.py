@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from dapt_jax.graph import labels, rules, rules_elementwise, rules_linear, rules_shape
+from dapt_jax.graph import labels, rules, rules_elementwise, rules_join, rules_linear, rules_shape
 from dapt_jax.graph import program as program_lib
 
 # The rule tables register themselves on import.
-_TABLES = (rules_elementwise, rules_linear, rules_shape)
+_TABLES = (rules_elementwise, rules_join, rules_linear, rules_shape)
 
 
 class Analysis:
@@ -44,6 +42,8 @@ class Analysis:
     self._activations = program_lib.depends_on(
       program, [v for v in program.inputs if v not in self._views]
     )
+    # What values without activations are computed from.
+    self._roots: dict[int, frozenset[int]] = {v: frozenset([v]) for v in parameters}
     for number, value in enumerate(program.inputs):
       given = None if inputs is None else inputs[number]
       self.axes[value] = space.fresh_axes(program.shape(value)) if given is None else given
@@ -63,6 +63,9 @@ class Analysis:
       rule = rules.RULES.get(node.name)
       outs = (rule.follow if rule else rules.opaque)(self, node, ins)
     self.axes.update(zip(node.outs, outs))
+    if node.outs and node.outs[0] not in self._activations:
+      roots = frozenset().union(*(self._roots.get(v, frozenset()) for v in node.ins))
+      self._roots.update(dict.fromkeys(node.outs, roots))
 
   def labels_of(self, value: int) -> labels.Axes:
     """Labels of a value; outputs that are constants get labels when first asked for."""
@@ -84,6 +87,10 @@ class Analysis:
     """Whether the value is an activation (depends on an input, not only on parameters)."""
     return value in self._activations
 
+  def depends_on(self, value: int, parameter: int) -> bool:
+    """Whether the value may be computed from the parameter (an activation always may)."""
+    return self.depends_on_input(value) or parameter in self._roots.get(value, ())
+
   def read(self, parameter: int, axis: int) -> None:
     """See `rules.Context.read`."""
     self.reads.add((parameter, axis))
@@ -95,5 +102,3 @@ class Analysis:
   def source(self, value: int, axis: int) -> None:
     """See `rules.Context.source`."""
     self.sources.add((value, axis))
-
-

@@ -39,6 +39,18 @@ class Architecture:
   costs: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self) -> None:
+    if set(self.kept) != set(self.widths):
+      raise ValueError(
+        f'kept and widths name different groups: {sorted(set(self.kept) ^ set(self.widths))}'
+      )
+    for name, index in self.kept.items():
+      index, width = np.asarray(index), self.widths[name]
+      if len(index) and not 0 <= index.min() <= index.max() < width:
+        raise ValueError(f'group {name!r} has no valid indices below its width {width}: {index}')
+      if len(np.unique(index)) != len(index):
+        raise ValueError(f'the indices of group {name!r} must be distinct: {index}')
+
   def gates(self, graph: ChannelGraph) -> Gates:
     """The architecture as binary gates, `{group: f32[width]}`, for `graph.apply_gates`."""
     self.check(graph)
@@ -121,12 +133,17 @@ class Architecture:
         f'{path.name}; copy both files again or decide again from the search'
       )
     kept = safetensors.numpy.load(data)
-    widths = {n: int(g['width']) for n, g in head['groups'].items()}
-    for name, width in widths.items():
-      index = kept.get(name)
-      if index is None or (len(index) and not (0 <= index.min() and index.max() < width)):
-        raise ValueError(f'{path}: group {name!r} has no valid indices below its width {width}')
-    return cls({n: kept[n] for n in widths}, widths, head['costs'], head['provenance'])
+    try:
+      widths = {n: int(g['width']) for n, g in head['groups'].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(f'{path} is damaged: its groups have no widths ({error!r})') from error
+    lost = [n for n in widths if n not in kept]
+    if lost:
+      raise ValueError(f'{path}: groups {lost} have no valid indices in {arrays.name}')
+    try:
+      return cls({n: kept[n] for n in widths}, widths, head['costs'], head['provenance'])
+    except ValueError as error:
+      raise ValueError(f'{path} does not fit {arrays.name}: {error}') from error
 
 
 def _json_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -156,7 +173,7 @@ def _read_head(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _replace_both(files: list[tuple[pathlib.Path, bytes]]) -> None:
-  """Writes all files beside their places first, then renames them."""
+  """Writes all files beside their places first, then renames them: a full disk changes nothing."""
   drafts = [(f.with_name(f'.{f.name}.{os.getpid()}.tmp'), f, data) for f, data in files]
   try:
     for draft, _, data in drafts:
@@ -167,7 +184,8 @@ def _replace_both(files: list[tuple[pathlib.Path, bytes]]) -> None:
     for draft, _, _ in drafts:
       draft.unlink(missing_ok=True)
     raise OSError(
-      error.errno, f'could not save the architecture ({error.strerror}); nothing was replaced',
+      error.errno,
+      f'could not save the architecture ({error.strerror})',
       str(files[-1][0]),
     ) from error
 

@@ -137,9 +137,11 @@ class _Finder:
       kernels = [v for v in node.ins if not self.analysis.depends_on_input(v)]
       from_kernel = [c for v in kernels for c in self._candidates(v)]
       # Through a contraction without a usable kernel the search would run through the network.
-      return from_kernel if node.name != 'mul' else from_kernel + [
-        c for v in node.ins if v not in kernels for c in self._candidates(v)
-      ]
+      return (
+        from_kernel
+        if node.name != 'mul'
+        else from_kernel + [c for v in node.ins if v not in kernels for c in self._candidates(v)]
+      )
     return []
 
   def _proportional(self, target: int, carriers: frozenset[int]) -> bool:

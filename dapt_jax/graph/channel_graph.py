@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import architecture, branches, cost, decide, explain, gating, groups
-from dapt_jax.graph import labels, shrink
+from dapt_jax.graph import (
+  architecture,
+  branches,
+  cost,
+  cost_terms,
+  decide,
+  explain,
+  gating,
+  grouping,
+  groups,
+  labels,
+  shrink,
+)
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
@@ -42,7 +55,11 @@ class ChannelGraph:
 
   Attributes:
     groups: all groups found, refused ones too, by name.
+    gated_groups: those that carry gates, in the order of the program.
+    members: group and gate of every label of the program.
+    branches: the gated summands.
     sums: for every sum with a gated summand, the names of its gated summands.
+    open_sums: for every such sum, whether it has other summands too, which always stay.
   """
 
   def __init__(
@@ -62,18 +79,14 @@ class ChannelGraph:
     space = labels.LabelSpace()
     self.analysis = analysis_lib.Analysis(self.program, space, parameters=parameters)
     self._close_outputs(space)
-    self.components = space.components()
-    found, self.owner, self.gate = groups.find(
-      self.analysis, self.components, self.tree.names, self.tree.num_params
-    )
+    found, self.members = grouping.find(self.analysis, self.tree.names, self.tree.num_params)
     self.groups = {g.name: g for g in found}
-    self._numbers = [g.name for g in found]
     self.branches: list[Branch] = []
     self.sums: list[list[str]] = []
     self.open_sums: list[bool] = []
     self._add_branches(parameters)
     self._add_links(parameters)
-    self.cost_model = cost.build(self)
+    self.gated_groups = {n: g for n, g in self.groups.items() if self._selected(g)}
 
   def _close_outputs(self, space: labels.LabelSpace) -> None:
     """Results stay whole, but for state that is handed back in the shape of a parameter."""
@@ -95,7 +108,7 @@ class ChannelGraph:
         if not carriers:
           continue
         name = 'branch:' + _common_path([self.tree.names[i] for i in carriers])
-        name = name if name not in self.groups else f'{name}#{summand.node}'
+        name = groups.unique(name, self.groups)
         self.groups[name] = groups.Group(name, 'branch', 1, carriers=carriers)
         if self._selected(self.groups[name]):
           self.branches.append(Branch(name, summand.node, summand.operand))
@@ -123,19 +136,19 @@ class ChannelGraph:
       return self._choose(group.name)
     return re.search(self._choose, group.name) is not None
 
-  @property
-  def gated_groups(self) -> dict[str, groups.Group]:
-    """The groups that carry gates, in the order of the program."""
-    return {n: g for n, g in self.groups.items() if self._selected(g)}
+  @functools.cached_property
+  def cost_model(self) -> cost.CostModel:
+    """The terms of the cost, read off the program when first asked for."""
+    return cost_terms.build(self)
 
   def init_gates(self, key: PRNGKey | None = None, mean: float = 0.0, std: float = 0.01) -> Gates:
     """Gate logits theta ~ N(mean, std^2), `{group: f32[width]}`; without a key exactly `mean`."""
     out = {}
     for number, (name, group) in enumerate(self.gated_groups.items()):
-      noise = 0.0
+      out[name] = jnp.full((group.width,), mean, jnp.float32)
       if key is not None:
-        noise = std * jax.random.normal(jax.random.fold_in(key, number), (group.width,))
-      out[name] = jax.numpy.full((group.width,), mean, jax.numpy.float32) + noise
+        noise = jax.random.normal(jax.random.fold_in(key, number), (group.width,), jnp.float32)
+        out[name] += std * noise
     return out
 
   def apply_gates(self, params: Params, gates: Gates) -> Params:
@@ -212,6 +225,7 @@ def trace(
   Raises:
     ValueError: for an unknown level, or when nothing at all can be gated.
   """
+  levels = (levels,) if isinstance(levels, str) else tuple(levels)
   unknown = set(levels) - set(LEVELS)
   if unknown:
     raise ValueError(f'levels has {sorted(unknown)}; allowed are {list(LEVELS)}')

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dapt_jax.graph import cost, gating
+from dapt_jax.graph import chunks, cost, gating, selection
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.types import Gates
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
+
+Masks = dict[str, np.ndarray]
 
 
 def decide(
@@ -27,16 +30,18 @@ def decide(
   """Chooses what stays.
 
   Without a budget a gate stays where theta > 0, which no temperature changes. With one, gates are
-  added in decreasing theta until the next would exceed it, then whatever still fits is added.
-  With a budget every group keeps at least `min_width` and every sum one summand.
+  added in decreasing theta until the next would exceed it, then whatever still fits, then gates
+  of low theta are exchanged where that comes closer to the budget (see `selection`).
 
   Args:
     graph: from `trace`.
     theta: `{group: f32[width]}` gate logits; groups left out stay whole.
     budget: share of the whole network's cost, in (0, 1].
     unit: 'macs' or 'params'.
-    round_to: keep multiples of this many channels (a group's full width is always allowed).
-    min_width: least number of channels a living group keeps.
+    round_to: keep multiples of this many channels on every axis (all of them is always allowed).
+      The gates of a chunk stay or go together.
+    min_width: with a budget, the least number of channels on every axis of a living group, and
+      every sum keeps a summand; both go before theta.
     provenance: stored with the architecture.
 
   Returns:
@@ -50,27 +55,45 @@ def decide(
   _check(graph, theta, budget, unit, round_to, min_width)
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
   if budget is None:
-    gates = _threshold(logits, graph, round_to)
+    gates = chunks.threshold(graph, logits, round_to)
   else:
-    gates = _Greedy(graph, logits, unit, round_to, min_width).run(budget)
+    gates = selection.within_budget(graph, logits, budget, unit, round_to, min_width)
   _check_paths(graph, gates)
   gates = _drop_dead(graph, gates)
-  costs = {}
-  for name in cost.UNITS:
-    whole, kept = graph.total(name), float(graph.cost_model.absolute(gates, name, np))
-    costs[name] = {'whole': whole, 'kept': kept, 'share': kept / whole}
-  record = {'decision': {'budget': budget, 'unit': unit, 'round_to': round_to}}
+  record: dict[str, Any] = {
+    'budget': budget,
+    'unit': unit,
+    'round_to': round_to,
+    'min_width': min_width,
+  }
+  costs = _costs(graph, gates)
   if budget is not None:
-    record['decision']['missed_by'] = abs(costs[unit]['share'] - budget)
+    record['missed_by'] = abs(costs[unit]['share'] - budget)
   return Architecture(
     {n: np.flatnonzero(g).astype(np.int32) for n, g in gates.items()},
     {n: len(g) for n, g in gates.items()},
     costs,
-    {**record, **(provenance or {})},
+    {'decision': record, **(provenance or {})},
   )
 
 
-def _check(graph, theta, budget, unit, round_to, min_width):
+def _costs(graph: ChannelGraph, gates: Masks) -> dict[str, dict[str, float]]:
+  out = {}
+  for unit in cost.UNITS:
+    whole = graph.total(unit)
+    kept = float(graph.cost_model.absolute(gates, unit, np))
+    out[unit] = {'whole': whole, 'kept': kept, 'share': kept / whole if whole else 1.0}
+  return out
+
+
+def _check(
+  graph: ChannelGraph,
+  theta: Gates,
+  budget: float | None,
+  unit: str,
+  round_to: int,
+  min_width: int,
+) -> None:
   gating.check(graph, theta)
   if unit not in cost.UNITS:
     raise ValueError(f'unit is {unit!r}; allowed are {list(cost.UNITS)}')
@@ -82,109 +105,24 @@ def _check(graph, theta, budget, unit, round_to, min_width):
   if round_to < 1 or min_width < 1:
     raise ValueError(f'round_to and min_width must be at least 1, got {round_to} and {min_width}')
   for name, logits in theta.items():
-    if not np.isfinite(np.asarray(logits)).all():
+    if not np.isfinite(np.asarray(logits, np.float64)).all():
       raise ValueError(f'theta[{name!r}] is not finite; the search has diverged, lower its rate')
 
 
-def _chunks(logits, group, round_to):
-  """Index sets that are added together, best first, with their priorities."""
-  order = np.argsort(-logits, kind='stable')
-  size = 1 if group.kind in ('branch', 'link') else round_to
-  parts = [order[i : i + size] for i in range(0, len(order), size)]
-  return [(float(logits[p].mean()), p) for p in parts]
-
-
-def _threshold(logits, graph, round_to):
-  gates = {}
-  for name, values in logits.items():
-    gate = np.zeros(len(values), np.float32)
-    for _, part in _chunks(values, graph.groups[name], round_to):
-      if values[part].mean() > 0:
-        gate[part] = 1.0
-    gates[name] = gate
-  return gates
-
-
-class _Greedy:
-  """Adds chunks of gates in decreasing logit up to a budget."""
-
-  def __init__(self, graph, logits, unit, round_to, min_width):
-    self.graph = graph
-    self.unit = unit
-    self.total = graph.total(unit)
-    self.must: list[tuple[str, np.ndarray]] = []
-    free: list[tuple[float, str, np.ndarray]] = []
-    closed = [s for s, is_open in zip(graph.sums, graph.open_sums) if not is_open]
-    saved = {max(s, key=lambda n: logits[n][0]) for s in closed if all(n in logits for n in s)}
-    for name, values in logits.items():
-      group = graph.groups[name]
-      least = {'branch': int(name in saved), 'link': 0}.get(group.kind, min_width)
-      have = 0
-      for priority, part in _chunks(values, group, round_to):
-        if have < least:
-          self.must.append((name, part))
-        else:
-          free.append((priority, name, part))
-        have += len(part)
-    self.free = sorted(free, key=lambda f: -f[0])
-    self.empty = {n: np.zeros(len(v), np.float32) for n, v in logits.items()}
-
-  def _with(self, count):
-    gates = {n: g.copy() for n, g in self.empty.items()}
-    for name, part in self.must:
-      gates[name][part] = 1.0
-    for _, name, part in self.free[:count]:
-      gates[name][part] = 1.0
-    return gates
-
-  def share(self, gates):
-    return float(self.graph.cost_model.absolute(gates, self.unit, np)) / self.total
-
-  def run(self, budget):
-    limit = budget * (1 + 1e-9)
-    least = self.share(self._with(0))
-    if least > limit:
-      raise ValueError(
-        f'budget is {budget} of the {self.unit}, but the cheapest network that leaves a path '
-        f'through every layer takes {least:.4f}; the widest of its layers is '
-        f'{self._widest()!r}: raise the budget, lower min_width or round_to, or gate more levels'
-      )
-    low, high = 0, len(self.free)
-    while low < high:
-      middle = (low + high + 1) // 2
-      low, high = (
-        (middle, high) if self.share(self._with(middle)) <= limit else (low, middle - 1)
-      )
-    gates = self._with(low)
-    full: set[str] = set()
-    for _, name, part in self.free[low:]:
-      if name in full:
-        continue
-      gates[name][part] = 1.0
-      if self.share(gates) > limit:
-        gates[name][part] = 0.0
-        full.add(name)
-    return gates
-
-  def _widest(self):
-    gates = self._with(0)
-    names = [n for n in gates if self.graph.groups[n].kind != 'branch']
-    return max(names, key=lambda n: gates[n].sum(), default='?')
-
-
-def _living(graph, gates):
-  """Groups that some living parameter belongs to."""
+def _living(graph: ChannelGraph, gates: Masks) -> set[str]:
+  """Groups that some living parameter or input belongs to."""
   alive = graph.cost_model.live.evaluate(gates)
   of_value = graph.cost_model.live.of_value
-  out = set()
-  for name, group in graph.groups.items():
-    leaves = {s.leaf for s in group.slices} | set(group.carriers)
-    if any(alive[of_value[graph.program.inputs[leaf]]] > 0 for leaf in leaves):
-      out.add(name)
-  return out
+  leaves = [alive[of_value[value]] > 0 for value in graph.program.inputs]
+  return {
+    name
+    for name, group in graph.groups.items()
+    if any(leaves[i] for i in {s.leaf for s in group.slices} | set(group.carriers))
+  }
 
 
-def _check_paths(graph, gates):
+def _check_paths(graph: ChannelGraph, gates: Masks) -> None:
+  """Raises ValueError for a sum without summands or a living layer without channels."""
   for names, is_open in zip(graph.sums, graph.open_sums):
     if not is_open and all(n in gates and gates[n][0] == 0 for n in names):
       raise ValueError(
@@ -193,16 +131,29 @@ def _check_paths(graph, gates):
       )
   living = _living(graph, gates)
   for name, gate in gates.items():
-    if graph.groups[name].kind != 'branch' and name in living and not gate.any():
-      raise ValueError(
-        f'this would cut the path through: layer {name!r} keeps 0 of its {len(gate)} channels; '
-        'keep at least one, or give decide a budget'
-      )
+    group = graph.groups[name]
+    if group.kind in ('branch', 'link') or name not in living:
+      continue
+    for layer in group.layers():
+      if not gate[layer].any():
+        raise ValueError(
+          f'this would cut the path through: layer {_layer_name(graph, name, layer)!r} keeps 0 '
+          f'of its {len(layer)} channels; keep at least one, or give decide a budget'
+        )
 
 
-def _drop_dead(graph, gates):
+def _layer_name(graph: ChannelGraph, name: str, layer: np.ndarray) -> str:
+  """The group, with an argument that has exactly this layer where the group is wider."""
+  group = graph.groups[name]
+  if len(layer) == group.width:
+    return name
+  found = next(s for s in group.slices if np.array_equal(np.unique(s.index), layer))
+  return f'{graph.tree.names[found.leaf]} of {name}'
+
+
+def _drop_dead(graph: ChannelGraph, gates: Mapping[str, np.ndarray]) -> Masks:
   """Groups whose branch is gone keep nothing, so that equal networks are equal architectures."""
-  living = _living(graph, gates)
+  living = _living(graph, dict(gates))
   return {
     n: g if n in living or graph.groups[n].kind == 'branch' else np.zeros_like(g)
     for n, g in gates.items()

@@ -20,9 +20,7 @@ def check(graph: ChannelGraph, gates: Gates) -> None:
     if name not in known:
       group = graph.groups.get(name)
       why = f'is refused: {group.refused}' if group and group.refused else 'is not gated here'
-      raise ValueError(
-        f'gates has group {name!r}, which {why}; the gated groups are {list(known)}'
-      )
+      raise ValueError(f'gates has group {name!r}, which {why}; the gated groups are {list(known)}')
     if jnp.shape(gate) != (known[name].width,):
       raise ValueError(
         f'gates[{name!r}] has shape {jnp.shape(gate)}, but the group has width '
@@ -49,7 +47,7 @@ def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
     ValueError: for an unknown or refused group, or a gate of the wrong width.
   """
   check(graph, gates)
-  leaves = list(graph.tree.param_treedef.flatten_up_to(params))
+  leaves = graph.tree.flatten_whole(params)
   for (leaf, axis), parts in _readers(graph, gates).items():
     vector = jnp.ones(leaves[leaf].shape[axis], leaves[leaf].dtype)
     for name, piece in parts:

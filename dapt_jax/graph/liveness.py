@@ -74,7 +74,7 @@ class Liveness:
     for terms in self._expressions[2:]:
       missed = 1.0
       for branch, expression in sorted(terms, key=lambda t: (t[1], t[0] or '')):
-        gate = gates[branch][0] if branch in gates else 1.0
+        gate = gates[branch][0] if branch is not None and branch in gates else 1.0
         missed = missed * (1.0 - gate * out[expression])
       out.append(1.0 - missed)
     return out

@@ -1,20 +1,22 @@
 """A jaxpr as a flat list of primitive applications on numbered values.
 
-`jit` calls are inlined, so that an analysis sees plain primitives only. A `custom_jvp` call stays
-one node with a body of its own, because its derivative rule has to survive a replay.
+`jit` and `checkpoint` calls are inlined, so that an analysis sees plain primitives only. A
+`custom_jvp` call stays one node with a body of its own, because its derivative rule has to survive
+a replay.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core as jex_core
 
-_INLINED = {'jit', 'pjit', 'closed_call', 'core_call'}
+# Rematerialisation is inlined too: a replay keeps the values, not the schedule.
+_INLINED = {'jit', 'pjit', 'closed_call', 'core_call', 'remat2', 'checkpoint'}
 CUSTOM_JVP = 'custom_jvp_call'
 
 
@@ -82,6 +84,9 @@ class _Flattener:
     self.constants[value] = array
     return value
 
+  def _literal(self, atom: Any) -> int:
+    return self.constant(np.asarray(atom.val, atom.aval.dtype), atom.aval)
+
   def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[int]) -> list[int]:
     env: dict[Any, int] = {}
     for var, const in zip(jaxpr.constvars, consts):
@@ -90,7 +95,7 @@ class _Flattener:
 
     def read(atom: Any) -> int:
       if isinstance(atom, jex_core.Literal):
-        return self.constant(np.asarray(atom.val, atom.aval.dtype), atom.aval)
+        return self._literal(atom)
       return env[atom]
 
     for eqn in jaxpr.eqns:
@@ -127,12 +132,59 @@ def flatten(closed_jaxpr: Any) -> Program:
   return Program(flat.nodes, flat.avals, flat.constants, inputs, outputs)
 
 
+def bodies(node: Node) -> list[Program]:
+  """The programs among a node's parameters: bodies of loops, branches, custom derivatives."""
+  found: list[Any] = []
+  for value in node.params.values():
+    found += [v for v in (value if isinstance(value, tuple) else (value,)) if _is_jaxpr(v)]
+  return [flatten(v) for v in found]
+
+
+def _is_jaxpr(value: Any) -> bool:
+  return isinstance(value, (jex_core.Jaxpr, jex_core.ClosedJaxpr))
+
+
 def uses(program: Program) -> dict[int, list[int]]:
   """Value number -> indices of the nodes that read it."""
   out: dict[int, list[int]] = {}
   for index, node in enumerate(program.nodes):
     for value in node.ins:
       out.setdefault(value, []).append(index)
+  return out
+
+
+def needed(
+  program: Program,
+  results: Collection[int],
+  dead_edges: Collection[tuple[int, int]] = (),
+) -> set[int]:
+  """All values that the results are computed from (themselves included).
+
+  Args:
+    program: the program.
+    results: value numbers.
+    dead_edges: {(node index, operand)} along which nothing is needed.
+  """
+  out = set(results)
+  for index in reversed(range(len(program.nodes))):
+    node = program.nodes[index]
+    if any(v in out for v in node.outs):
+      out.update(v for i, v in enumerate(node.ins) if (index, i) not in dead_edges)
+  return out
+
+
+def nearest(program: Program, value: int, among: Collection[int]) -> set[int]:
+  """The members of `among` that `value` is computed from directly, or `value` itself."""
+  maker = {v: node for node in program.nodes for v in node.outs}
+  out, open_values, seen = set(), [value], {value}
+  while open_values:
+    v = open_values.pop()
+    if v in among:
+      out.add(v)
+    elif v in maker:
+      fresh = [u for u in maker[v].ins if u not in seen]
+      seen.update(fresh)
+      open_values += fresh
   return out
 
 

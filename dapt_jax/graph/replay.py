@@ -40,6 +40,10 @@ class Cut:
     """bool[axis size]: positions that stay."""
     return ~self.dead[self.analysis.labels_of(value)[axis]]
 
+  def whole_size(self, value: int, axis: int) -> int:
+    """Size of the axis before the cut."""
+    return self.analysis.program.shape(value)[axis]
+
   def is_whole(self, value: int) -> bool:
     """Whether the value loses nothing."""
     return not any(self.dead[a].any() for a in self.analysis.labels_of(value))
@@ -69,12 +73,7 @@ class Cut:
 
   def needed(self, results: Sequence[int]) -> set[int]:
     """Values that the results need, dead summands left out."""
-    out = set(results)
-    for index in reversed(range(len(self.analysis.program.nodes))):
-      node = self.analysis.program.nodes[index]
-      if any(v in out for v in node.outs):
-        out.update(v for i, v in enumerate(node.ins) if (index, i) not in self.dead_edges)
-    return out
+    return program_lib.needed(self.analysis.program, results, self.dead_edges)
 
   def run(self, args: Sequence[Any], results: Sequence[int]) -> list[Any]:
     """Evaluates the program.
@@ -166,7 +165,5 @@ def _replay_jvp(cut, node, given, primals, tangents):
   inner = Cut(analysis, dead, overrides=cut.overrides)
   outs = inner.run([*primals, *[tangents[i] for i in moving]], program.outputs)
   primal_out, rest = outs[: len(primal_axes)], iter(outs[len(primal_axes) :])
-  tangent_out = [
-    lax.full_like(p, 0) if z else next(rest) for p, z in zip(primal_out, out_zeros)
-  ]
+  tangent_out = [lax.full_like(p, 0) if z else next(rest) for p, z in zip(primal_out, out_zeros)]
   return tuple(primal_out), tuple(tangent_out)

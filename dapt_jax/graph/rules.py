@@ -23,6 +23,12 @@ class Context(Protocol):
   space: labels.LabelSpace
   program: program_lib.Program
 
+  def depends_on_input(self, value: int) -> bool:
+    """Whether the value is an activation (depends on an input, not only on parameters)."""
+
+  def depends_on(self, value: int, parameter: int) -> bool:
+    """Whether the value may be computed from the parameter (an activation always may)."""
+
   def view(self, value: int) -> tuple[int, tuple[int, ...]] | None:
     """(parameter value, axis map) where `value` is a parameter seen through linear moves."""
 
@@ -42,8 +48,14 @@ class Context(Protocol):
 class Cut(Protocol):
   """What a `replay` function may ask."""
 
+  def bind(self, node: program_lib.Node, args: Sequence[Any], params: dict[str, Any]) -> Any:
+    """Applies the node's primitive with these parameters."""
+
   def sizes(self, value: int) -> tuple[int, ...]:
     """Shape of the value after the cut, source axes still whole."""
+
+  def whole_size(self, value: int, axis: int) -> int:
+    """Size of the axis before the cut."""
 
   def alive(self, value: int, axis: int) -> np.ndarray:
     """bool[axis size]: the positions that stay."""
@@ -63,7 +75,9 @@ class Rule(NamedTuple):
 RULES: dict[str, Rule] = {}
 
 
-def register(names: str | Sequence[str], replay: Replay | None = None) -> Callable[[Follow], Follow]:
+def register(
+  names: str | Sequence[str], replay: Replay | None = None
+) -> Callable[[Follow], Follow]:
   """Decorator: makes a `follow` function the rule of the named primitives."""
 
   def add(follow: Follow) -> Follow:
@@ -83,9 +97,12 @@ def opaque(ctx: Context, node: program_lib.Node, ins: Sequence[labels.Axes]) -> 
   return made_here(ctx, node, f'comes out of the primitive {node.name!r}, which has no rule')
 
 
-def made_here(
-  ctx: Context, node: program_lib.Node, reason: str | None = None
-) -> list[labels.Axes]:
+def drop(ctx: Context, axis: np.ndarray, how: str) -> None:
+  """States that an axis of size one vanishes; whatever it was a position of stays whole."""
+  ctx.space.refuse(axis, f'a single position of it is {how}')
+
+
+def made_here(ctx: Context, node: program_lib.Node, reason: str | None = None) -> list[labels.Axes]:
   """Fresh labels for all results; refused where a reason is given."""
   outs = []
   for value in node.outs:

@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from dapt_jax.graph import labels, rules
 from dapt_jax.graph import program as program_lib
 
-_UNARY_LINEAR = ['neg', 'copy', 'copy_p', 'convert_element_type', 'reduce_precision', 'real']
-_UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh digamma erf erf_inv erfc exp
-exp2 expm1 floor integer_pow is_finite lgamma log log1p logistic not round rsqrt sign sin sinh sqrt
-square stop_gradient tan tanh optimization_barrier imag conj population_count clz""".split()
-_NARY = """add add_any and atan2 clamp div eq ge gt igamma le lt max min mul ne nextafter or pow
-rem select_n shift_left shift_right_arithmetic shift_right_logical sub xor""".split()
-_REDUCE = """argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
-reduce_xor""".split()
-_WINDOW = """reduce_window reduce_window_max reduce_window_min reduce_window_sum""".split()
-_CUMULATIVE = ['cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp']
+_LINEAR = ('neg', 'copy', 'copy_p', 'convert_element_type', 'reduce_precision')
+_UNARY = (
+  *('abs', 'acos', 'acosh', 'asin', 'asinh', 'atan', 'atanh', 'cbrt', 'ceil', 'clz', 'conj'),
+  *('cos', 'cosh', 'digamma', 'erf', 'erf_inv', 'erfc', 'exp', 'exp2', 'expm1', 'floor', 'imag'),
+  *('integer_pow', 'is_finite', 'lgamma', 'log', 'log1p', 'logistic', 'not', 'population_count'),
+  *('real', 'round', 'rsqrt', 'sign', 'sin', 'sinh', 'sqrt', 'square', 'stop_gradient'),
+  *('tan', 'tanh'),
+)
+_NARY = (
+  *('add', 'add_any', 'and', 'atan2', 'clamp', 'div', 'eq', 'ge', 'gt', 'igamma', 'le', 'lt'),
+  *('max', 'min', 'mul', 'ne', 'nextafter', 'or', 'pow', 'rem', 'select_n', 'shift_left'),
+  *('shift_right_arithmetic', 'shift_right_logical', 'sub', 'xor'),
+)
+_REDUCE = (
+  *('argmax', 'argmin', 'reduce_and', 'reduce_max', 'reduce_min', 'reduce_or', 'reduce_prod'),
+  *('reduce_sum', 'reduce_xor'),
+)
+_WINDOW = ('reduce_window', 'reduce_window_max', 'reduce_window_min', 'reduce_window_sum')
+_CUMULATIVE = ('cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp')
+_RANDOM = ('rng_bit_generator', 'random_bits', 'random_seed', 'random_wrap')
 
 
 def join(
@@ -24,39 +34,61 @@ def join(
 ) -> labels.Axes:
   """Labels of an elementwise result: axes of equal size are one, size-1 axes broadcast."""
   shape = ctx.program.shape(out)
+  operands = [a for a in ins if len(a) == len(shape)]
   axes = []
   for number, size in enumerate(shape):
-    found = [a[number] for a in ins if len(a) == len(shape) and len(a[number]) == size]
+    found = [a[number] for a in operands if len(a[number]) == size]
     axis = found[0] if found else ctx.space.fresh(size)
     for other in found[1:]:
       ctx.space.unify(axis, other)
+    for operand in operands:
+      if len(operand[number]) != size:
+        rules.drop(ctx, operand[number], 'broadcast')
     axes.append(axis)
   return tuple(axes)
 
 
-@rules.register([*_UNARY, *_UNARY_LINEAR])
+@rules.register([*_UNARY, *_LINEAR])
 def _unary(ctx, node, ins):
-  if node.name in _UNARY_LINEAR:
+  if node.name in _LINEAR:
     keep_view(ctx, node.ins[0], node.outs[0])
   return [join(ctx, node, ins, out) for out in node.outs]
 
 
+@rules.register('optimization_barrier')
+def _barrier(ctx, node, ins):
+  for source, target in zip(node.ins, node.outs):
+    keep_view(ctx, source, target)
+  return list(ins)
+
+
 @rules.register(_NARY)
 def _nary(ctx, node, ins):
-  if node.name in ('mul', 'div'):
-    left, right = node.ins
-    if not ctx.program.shape(right):
-      keep_view(ctx, left, node.outs[0])
-    elif node.name == 'mul' and not ctx.program.shape(left):
-      keep_view(ctx, right, node.outs[0])
+  if node.name == 'mul':
+    keep_view(ctx, *node.ins, node.outs[0]) or keep_view(ctx, *node.ins[::-1], node.outs[0])
+  elif node.name == 'div':
+    keep_view(ctx, *node.ins, node.outs[0])
   return [join(ctx, node, ins, node.outs[0])]
 
 
-def keep_view(ctx: rules.Context, source: int, target: int) -> None:
-  """`target` is `source` scaled or cast: still the same parameter, axis by axis."""
+def keep_view(ctx: rules.Context, source: int, *others: int) -> bool:
+  """Declares that a result is `source` scaled or cast: the same parameter, axis by axis.
+
+  Args:
+    ctx: the running analysis.
+    source: the value that may be a view of a parameter.
+    *others: the factor (if there is one), then the result.
+
+  Returns:
+    Whether the result is such a view. A factor computed from the same parameter makes it none.
+  """
+  *factors, target = others
   view = ctx.view(source)
-  if view is not None:
-    ctx.set_view(target, *view)
+  same = ctx.program.shape(source) == ctx.program.shape(target)
+  if view is None or not same or any(ctx.depends_on(f, view[0]) for f in factors):
+    return False
+  ctx.set_view(target, *view)
+  return True
 
 
 @rules.register(_REDUCE)
@@ -69,6 +101,8 @@ def _reduce(ctx, node, ins):
 
 @rules.register(_WINDOW)
 def _window(ctx, node, ins):
+  if len(node.outs) != 1:
+    return rules.opaque(ctx, node, ins)
   p = node.params
   shape = ctx.program.shape(node.outs[0])
   axes = []
@@ -95,7 +129,14 @@ def _cumulative(ctx, node, ins):
   return [ins[0]]
 
 
-@rules.register(['iota', 'rng_bit_generator', 'random_bits', 'random_seed', 'random_wrap'])
+@rules.register('bitcast_convert_type')
+def _bitcast(ctx, node, ins):
+  if ctx.program.shape(node.ins[0]) != ctx.program.shape(node.outs[0]):
+    return rules.opaque(ctx, node, ins)
+  return [join(ctx, node, ins, node.outs[0])]
+
+
+@rules.register(['iota', *_RANDOM])
 def _made(ctx, node, ins):
   for axes in ins:
     for axis in axes:

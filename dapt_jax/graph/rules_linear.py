@@ -18,16 +18,13 @@ def contract(ctx, node, ins, pairs, what):
     what: name of the contraction for the reason of a refusal.
   """
   views = [ctx.view(v) for v in node.ins[:2]]
-  activation = [ctx.depends_on_input(v) for v in node.ins[:2]]
-  for left, right in pairs:
-    ctx.space.unify(ins[0][left], ins[1][right])
-    axes = (left, right)
-    # A parameter reads an activation; of two parameters, the second reads the first.
-    side = next((s for s in (1, 0) if views[s] is not None and not activation[s]), None)
+  # A parameter reads an activation; of two parameters, the second reads the first.
+  side = next((s for s in (1, 0) if _can_read(ctx, node, s, views)), None)
+  for axes in pairs:
+    ctx.space.unify(ins[0][axes[0]], ins[1][axes[1]])
     if side is None or views[side][1][axes[side]] < 0:
-      both = all(activation)
-      why = 'two activations' if both else 'a non-linear or reshaped function of a parameter'
-      ctx.space.refuse(ins[0][left], f'{what} contracts {why}, no parameter carries the gate')
+      why = f'{what} contracts {_partners(ctx, node)}: no parameter carries the gate'
+      ctx.space.refuse(ins[0][axes[0]], why)
     else:
       ctx.read(views[side][0], views[side][1][axes[side]])
   for side, taken in ((0, {p[0] for p in pairs}), (1, {p[1] for p in pairs})):
@@ -35,6 +32,21 @@ def contract(ctx, node, ins, pairs, what):
       for axis, origin in enumerate(views[side][1]):
         if axis not in taken and origin >= 0:
           ctx.write(views[side][0], origin)
+
+
+def _can_read(ctx, node, side, views):
+  """Whether this operand is a parameter that scales the product linearly."""
+  if views[side] is None or ctx.depends_on_input(node.ins[side]):
+    return False
+  other = node.ins[1 - side]
+  return ctx.depends_on_input(other) or not ctx.depends_on(other, views[side][0])
+
+
+def _partners(ctx, node):
+  activations = sum(ctx.depends_on_input(v) for v in node.ins[:2])
+  if activations == 2:
+    return 'two activations'
+  return 'a constant, or a parameter that was reshaped, cut, or changed non-linearly'
 
 
 @rules.register('dot_general')
@@ -63,7 +75,7 @@ def _conv(ctx, node, ins):
   lhs, rhs, out = (p['dimension_numbers'][i] for i in range(3))
   groups = p['feature_group_count']
   left, right = ins
-  labels_out: list = [None] * len(out)
+  labels_out: list[np.ndarray] = [left[0]] * len(out)
   labels_out[out[0]] = left[lhs[0]]
   labels_out[out[1]] = right[rhs[0]]
   channels = left[lhs[1]]

@@ -20,8 +20,12 @@ def _broadcast(ctx, node, ins):
   axes = []
   for d, size in enumerate(shape):
     i = where.get(d)
-    same = i is not None and len(ins[0][i]) == size
-    axes.append(ins[0][i] if same else ctx.space.fresh(size))
+    if i is not None and len(ins[0][i]) == size:
+      axes.append(ins[0][i])
+      continue
+    axes.append(ctx.space.fresh(size))
+    if i is not None:
+      rules.drop(ctx, ins[0][i], 'broadcast')
   view = ctx.view(node.ins[0])
   if view is not None:
     kept = [view[1][where[d]] if d in where else -1 for d in range(len(shape))]
@@ -46,6 +50,8 @@ def _replay_squeeze(cut, node, args):
 def _squeeze(ctx, node, ins):
   gone = {d % len(ins[0]) for d in node.params['dimensions']}
   kept = [i for i in range(len(ins[0])) if i not in gone]
+  for i in gone:
+    rules.drop(ctx, ins[0][i], 'taken')
   view = ctx.view(node.ins[0])
   if view is not None:
     ctx.set_view(node.outs[0], view[0], tuple(view[1][i] for i in kept))
@@ -58,15 +64,15 @@ def segments(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int]
   Returns:
     [(axes of old, axes of new), ...]; axes of size one may form runs of their own.
   """
-  out, i, j = [], 0, 0
+  out: list[tuple[list[int], list[int]]] = []
+  i = j = 0
   while i < len(old) or j < len(new):
-    a, b = [], []
-    if i < len(old) and (old[i] == 1 and (j >= len(new) or new[j] != 1)):
-      out.append(([i], b))
+    if i < len(old) and old[i] == 1 and (j >= len(new) or new[j] != 1):
+      out.append(([i], []))
       i += 1
       continue
-    if j < len(new) and (new[j] == 1 and (i >= len(old) or old[i] != 1)):
-      out.append((a, [j]))
+    if j < len(new) and new[j] == 1 and (i >= len(old) or old[i] != 1):
+      out.append(([], [j]))
       j += 1
       continue
     a, b, p, q = [i], [j], old[i], new[j]
@@ -94,7 +100,7 @@ def _reshape(ctx, node, ins):
   if node.params.get('dimensions') is not None or 0 in old:
     return rules.opaque(ctx, node, ins)
   runs = segments(old, new)
-  axes: list = [None] * len(new)
+  axes: list[np.ndarray] = [np.zeros(0, np.int64)] * len(new)
   for a, b in runs:
     if len(a) == 1 and len(b) == 1:
       axes[b[0]] = ins[0][a[0]]
@@ -102,6 +108,8 @@ def _reshape(ctx, node, ins):
       axes[b[0]] = _merge(ctx, node, [ins[0][i] for i in a], b[0])
     else:
       for i in a:
+        if len(ins[0][i]) == 1:
+          rules.drop(ctx, ins[0][i], 'taken')
         ctx.space.refuse(ins[0][i], 'a reshape splits it')
       for j in b:
         axes[j] = ctx.space.fresh(new[j])
@@ -118,6 +126,9 @@ def _reshape(ctx, node, ins):
 def _merge(ctx, node, parts, out_axis):
   """Labels of several axes flattened into one: those of the only axis that may still be cut."""
   sizes = [len(p) for p in parts]
+  for part in parts:
+    if len(part) == 1:
+      rules.drop(ctx, part, 'taken')
   open_axes = [i for i, p in enumerate(parts) if len(p) > 1 and not ctx.space.is_refused(p)]
   if len(open_axes) == 1:
     shape = [1] * len(parts)
@@ -133,7 +144,9 @@ def _replay_slice(cut, node, args):
   value, p = node.ins[0], node.params
   x = args[0]
   strides = p['strides'] or (1,) * x.ndim
-  start, limit, step = [], [], []
+  start: list[int] = []
+  limit: list[int] = []
+  step: list[int] = []
   for i, (s, e, t) in enumerate(zip(p['start_indices'], p['limit_indices'], strides)):
     alive = cut.alive(value, i)
     if alive.all():
@@ -183,23 +196,3 @@ def _pad(ctx, node, ins):
       axis = np.concatenate([ctx.space.fresh(low), axis, ctx.space.fresh(high)])
     axes.append(axis)
   return [tuple(axes)]
-
-
-@rules.register('concatenate')
-def _concatenate(ctx, node, ins):
-  along = node.params['dimension']
-  axes = []
-  for i in range(len(ins[0])):
-    if i == along:
-      axes.append(np.concatenate([a[i] for a in ins]))
-      continue
-    for other in ins[1:]:
-      ctx.space.unify(ins[0][i], other[i])
-    axes.append(ins[0][i])
-  return [tuple(axes)]
-
-
-@rules.register('rev')
-def _rev(ctx, node, ins):
-  gone = node.params['dimensions']
-  return [tuple(a[::-1] if i in gone else a for i, a in enumerate(ins[0]))]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.graph import architecture, replay
+from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
 from dapt_jax.types import ApplyFn, Params
 
@@ -43,23 +44,23 @@ def shrink(
   Raises:
     ValueError: if the architecture was made for another graph or `params` has another structure.
   """
-  arch.check(graph)
   plan = _Plan(graph, arch, overrides)
   small = plan.slice(params, rescale)
-  plans = {_shapes(graph.tree.jaxpr.in_avals[graph.tree.num_params :]): plan}
+  plans = {_signature(graph.tree.input_shapes): plan}
 
   def function(small_params: Params, *inputs: Any) -> Any:
-    flat = jax.tree.leaves(inputs)
-    key = _shapes(flat)
+    shapes = tree_lib.shapes_of(inputs)
+    key = _signature(shapes)
     if key not in plans:
-      plans[key] = _Plan(graph.retrace(tree_lib.shapes_of(inputs)), arch, overrides)
-    return plans[key](small_params, flat)
+      plans[key] = _Plan(graph.retrace(shapes), arch, overrides)
+    return plans[key](small_params, jax.tree.leaves(inputs))
 
   return function, small
 
 
-def _shapes(arrays: Any) -> tuple[Any, ...]:
-  return tuple((tuple(jnp.shape(x)), str(jnp.result_type(x))) for x in arrays)
+def _signature(shapes: Any) -> Any:
+  leaves, treedef = jax.tree.flatten(shapes)
+  return treedef, tuple((x.shape, x.dtype) for x in leaves)
 
 
 class _Plan:
@@ -71,49 +72,38 @@ class _Plan:
     arch: architecture.Architecture,
     overrides: replay.Overrides | None,
   ) -> None:
+    arch.check(graph)
     self.graph = graph
     program, tree = graph.program, graph.tree
     gates = arch.masks()
     self.links = {
       graph.groups[n].carriers[0]: g for n, g in gates.items() if graph.groups[n].kind == 'link'
     }
-    dead = _dead_labels(graph, gates)
+    dead = graph.members.dead(gates)
     edges = frozenset(
       (b.node, b.operand) for b in graph.branches if b.group in gates and gates[b.group][0] == 0
     )
     self.cut = replay.Cut(graph.analysis, dead, edges, overrides)
-    whole = replay.Cut(graph.analysis, np.zeros_like(dead))
     main = [v for i, v in enumerate(program.outputs) if i not in tree.state_outputs]
-    gone = whole.needed(main) - self.cut.needed(main)
-    state_gone = {
-      i for i in tree.state_outputs if whole.needed([program.outputs[i]]) & gone
+    whole = program_lib.needed(program, main)
+    gone = whole - self.cut.needed(main)
+    # New state goes when what the results would use on the way to it has gone.
+    gone_states = {
+      i
+      for i in tree.state_outputs
+      if program_lib.nearest(program, program.outputs[i], whole) & gone
     }
     self.dropped = {leaf for leaf in range(tree.num_params) if program.inputs[leaf] in gone}
-    self.dropped |= {tree.state_outputs[i] for i in state_gone}
-    self.results = [
-      None if i in state_gone else v for i, v in enumerate(program.outputs)
-    ]
+    self.dropped |= {tree.state_outputs[i] for i in gone_states}
+    self.results = [None if i in gone_states else v for i, v in enumerate(program.outputs)]
 
   def slice(self, params: Params, rescale: bool) -> Params:
     """The parameters that stay, cut."""
     tree = self.graph.tree
-    try:
-      leaves = tree.param_treedef.flatten_up_to(params)
-    except ValueError as error:
-      raise ValueError(
-        f'params has another structure than the one traced: {error}; shrink the parameters of '
-        'the function that was traced'
-      ) from error
-    out = []
-    for leaf, array in enumerate(leaves):
-      value = self.graph.program.inputs[leaf]
-      shape = self.graph.program.shape(value)
-      if tuple(array.shape) != shape:
-        raise ValueError(
-          f'params leaf {tree.names[leaf]!r} has shape {tuple(array.shape)}, traced was {shape}; '
-          'shrink the parameters of the function that was traced'
-        )
-      out.append(None if leaf in self.dropped else self._slice_leaf(leaf, array, rescale))
+    out = [
+      None if leaf in self.dropped else self._slice_leaf(leaf, array, rescale)
+      for leaf, array in enumerate(tree.flatten_whole(params))
+    ]
     return jax.tree.unflatten(tree.param_treedef, out)
 
   def _slice_leaf(self, leaf: int, array: Any, rescale: bool) -> Any:
@@ -138,13 +128,7 @@ class _Plan:
 
   def __call__(self, small_params: Params, inputs: list[Any]) -> Any:
     tree, program = self.graph.tree, self.graph.program
-    try:
-      leaves = tree.param_treedef.flatten_up_to(small_params)
-    except ValueError as error:
-      raise ValueError(
-        f'the small parameters have another structure: {error}; pass those that shrink returned, '
-        'or trained ones of the same structure (parameters of cut branches are None)'
-      ) from error
+    leaves = tree.flatten(small_params, 'small_params')
     for leaf in self.links:
       if leaves[leaf] is not None:
         leaves[leaf] = leaves[leaf] * self._link_mask(leaf).astype(leaves[leaf].dtype)
@@ -154,12 +138,3 @@ class _Plan:
     outs = iter(self.cut.run([*leaves, *cut_inputs], wanted))
     flat = [None if v is None else next(outs) for v in self.results]
     return jax.tree.unflatten(tree.out_treedef, flat)
-
-
-def _dead_labels(graph: ChannelGraph, gates: dict[str, np.ndarray]) -> np.ndarray:
-  dead = np.zeros(len(graph.owner), bool)
-  for number, name in enumerate(graph._numbers):
-    if name in gates:
-      mine = graph.owner == number
-      dead[mine] = gates[name][graph.gate[mine]] == 0
-  return dead[graph.components]

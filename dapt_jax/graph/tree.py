@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dapt_jax.types import ApplyFn, Params
 
@@ -22,6 +23,7 @@ class Tree:
     counted: for every parameter leaf, whether it counts as a parameter (not as statistics).
     param_treedef: structure of the parameters.
     param_shapes: the parameters as `jax.ShapeDtypeStruct`.
+    input_shapes: the inputs as a tuple of such trees.
     out_treedef: structure of the result.
     state_outputs: flat result number -> parameter leaf it is the new value of.
   """
@@ -32,17 +34,47 @@ class Tree:
   counted: list[bool]
   param_treedef: Any
   param_shapes: Params
+  input_shapes: Any
   out_treedef: Any
   state_outputs: dict[int, int]
 
+  def flatten(self, params: Params, what: str = 'params') -> list[Any]:
+    """The leaves of parameters of the traced structure; None where a branch was cut.
+
+    Raises:
+      ValueError: for another structure.
+    """
+    try:
+      return list(self.param_treedef.flatten_up_to(params))
+    except ValueError as error:
+      raise ValueError(
+        f'{what} has another structure than the one traced: {error}; pass the parameters of the '
+        'function that was traced (or, to a shrunk function, those that shrink returned)'
+      ) from error
+
+  def flatten_whole(self, params: Params) -> list[Any]:
+    """The leaves of parameters of the whole network.
+
+    Raises:
+      ValueError: for another structure or shape.
+    """
+    leaves = self.flatten(params)
+    for name, leaf, shape in zip(self.names, leaves, jax.tree.leaves(self.param_shapes)):
+      if jnp.shape(leaf) != shape.shape:
+        raise ValueError(
+          f'params leaf {name!r} has shape {jnp.shape(leaf)}, traced was {shape.shape}; '
+          'pass the parameters of the function that was traced'
+        )
+    return leaves
+
 
 def _path(path: Sequence[Any]) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+  return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
 
 
 def shapes_of(tree: Any) -> Any:
   """The tree with `jax.ShapeDtypeStruct` leaves."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jax.numpy.shape(x), _dtype(x)), tree)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _dtype(x)), tree)
 
 
 def _dtype(x: Any) -> Any:
@@ -63,9 +95,12 @@ def describe(apply_fn: ApplyFn, params: Params, inputs: Sequence[Any]) -> Tree:
   state = {}
   for number, (path, leaf) in enumerate(outs):
     for twin, full in enumerate(paths):
-      tail = _path(path[-full.count('/') - 1 :])
-      if '/' in full and tail == full and leaf.shape == leaves[twin][1].shape:
+      tail = path[len(path) - full.count('/') - 1 :]
+      # Numbers alone ('0/1') say nothing: two tuples match by chance.
+      named = any(not isinstance(k, jax.tree_util.SequenceKey) for k in tail)
+      same = named and _path(tail) == full and leaf.shape == leaves[twin][1].shape
+      if same and '/' in full:
         state[number] = twin
   collections = isinstance(params, dict) and 'params' in params
   counted = [p.startswith('params/') or not collections for p in paths]
-  return Tree(jaxpr, names, len(paths), counted, treedef, params, out_treedef, state)
+  return Tree(jaxpr, names, len(paths), counted, treedef, params, inputs, out_treedef, state)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from dapt_jax import types
 from dapt_jax.models import conv, norm
 
 #: Normal with variance 2 / fan_in (He et al., 2015), not truncated.
@@ -97,3 +99,31 @@ def dense(width: int, name: str) -> nn.Dense:
 def global_mean(x: jax.Array) -> jax.Array:
   """Mean over the spatial axes: `[N, H, W, C]` to `[N, C]`."""
   return jnp.mean(x, axis=(1, 2))
+
+
+def draw(shapes: Any, key: types.PRNGKey) -> Any:
+  """Initial variables: He-normal kernels, scales and variances one, all else zero.
+
+  What `module.init` gives, from the same distribution, but out of one draw: XLA needs about 1.5 s
+  of compilation for every normal draw of a new shape, a minute for a ResNet-20.
+
+  Args:
+    shapes: the pytree of `ShapeDtypeStruct` that `jax.eval_shape(module.init, ...)` gives.
+    key: PRNG key.
+
+  Returns:
+    A pytree of arrays of these shapes.
+  """
+  flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+  names = [path[-1].key for path, _ in flat]
+  sizes = [leaf.size if name == 'kernel' else 0 for name, (_, leaf) in zip(names, flat)]
+  noise = jax.random.normal(key, (sum(sizes),))
+  ends = np.cumsum(sizes)
+  leaves = []
+  for name, size, end, (_, leaf) in zip(names, sizes, ends, flat):
+    if name == 'kernel':
+      fan_in = size // leaf.shape[-1]
+      leaves.append(noise[end - size : end].reshape(leaf.shape) * np.float32(np.sqrt(2.0 / fan_in)))
+    else:
+      leaves.append(jnp.full(leaf.shape, float(name in ('scale', 'var')), leaf.dtype))
+  return jax.tree.unflatten(treedef, leaves)

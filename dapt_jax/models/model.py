@@ -133,7 +133,8 @@ def _as_model(
       raise ValueError(f'{name}: input of shape {x.shape}; expected (batch, *{input_shape})')
 
   def init(key: types.PRNGKey) -> Variables:
-    return dict(module.init(key, jnp.zeros((1, *input_shape))))
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return layers.draw(dict(jax.eval_shape(module.init, key, x)), key)
 
   def apply(variables: Variables, x: jax.Array) -> jax.Array:
     check(x)

@@ -27,6 +27,8 @@ _CONVOLUTIONS = {
 _POOLS = {'avg_pool': pooling.avg_pool, 'max_pool': pooling.max_pool}
 #: The operators that a cell may hold.
 OPERATORS = (*_CONVOLUTIONS, *_POOLS, 'skip')
+#: What the head may read.
+READOUTS = ('mean', 'flatten')
 
 
 class Operator(nn.Module):
@@ -100,7 +102,7 @@ class Cell(nn.Module):
 
 
 class MultiBranch(nn.Module):
-  """Stem, cells of parallel operators, global average pooling, dense head.
+  """Stem, cells of parallel operators, readout.
 
   Attributes:
     num_classes: number of logits.
@@ -109,6 +111,7 @@ class MultiBranch(nn.Module):
     operators: the summands of every cell, out of `OPERATORS`.
     reductions: numbers (from 1) of the cells whose input is halved by max-pooling.
     inner: bottleneck width of the convolving operators, or None.
+    readout: what the dense head reads: 'mean' over space, or 'flatten' (every position).
     execution: how to run it.
   """
 
@@ -118,18 +121,21 @@ class MultiBranch(nn.Module):
   operators: tuple[str, ...] = OPERATORS
   reductions: tuple[int, ...] = (2, 3)
   inner: int | None = None
+  readout: str = 'mean'
   execution: layers.Execution = layers.Execution()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `f32[N, H, W, C]` to logits `f32[N, num_classes]`."""
+    if self.readout not in READOUTS:
+      raise ValueError(f'readout={self.readout!r}: choose one of {READOUTS}')
     check(self.cells, self.widths, self.operators, self.reductions)
     x = layers.ConvBN(self.widths[0], execution=self.execution, name='stem')(x, train)
     for number, width in enumerate(self.widths, start=1):
       reduce = number in self.reductions
       cell = Cell(width, self.operators, reduce, self.inner, self.execution, name=f'cell{number}')
       x = cell(x, train)
-    x = layers.global_mean(x)
+    x = layers.global_mean(x) if self.readout == 'mean' else x.reshape(x.shape[0], -1)
     self.sow('intermediates', 'features', x)
     return layers.dense(self.num_classes, 'head')(x)
 

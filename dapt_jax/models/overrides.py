@@ -36,4 +36,3 @@ def _window(pool: Any, primitive: Any, x: jax.Array, **params: Any) -> jax.Array
   if not (spatial and plain and params['padding'][0] == params['padding'][3] == (0, 0)):
     return primitive.bind(x, **params)
   return pool(x, window=window[1:3], strides=strides[1:3], padding=params['padding'][1:3])
-

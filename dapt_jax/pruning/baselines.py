@@ -71,10 +71,25 @@ def make(
   elif name == 'magnitude':
     arch = graph.decide(magnitude_logits(graph, params), **exact)
   else:
-    learned = graph.decide(theta, **exact)
-    signs = {n: jnp.asarray(2 * m - 1) for n, m in learned.masks().items()}
-    arch = graph.decide(shuffle(graph, signs, key))
+    arch = graph.decide(shuffle(graph, _signs(graph, graph.decide(theta, **exact)), key))
   return arch.with_provenance(method=name)
+
+
+def _signs(graph: ChannelGraph, arch: Architecture) -> Gates:
+  """1 where the architecture keeps a gate, -1 elsewhere, for a shuffle.
+
+  A dead branch has no counts inside, but a shuffle may bring it to life: its groups get the mean
+  share of the living ones.
+  """
+  masks = arch.masks()
+  inner = [n for n in masks if graph.gated_groups[n].kind not in ('branch', 'link')]
+  share = float(np.mean([masks[n].mean() for n in inner if masks[n].any()] or [1.0]))
+  step = arch.provenance['decision']['round_to']
+  for name in inner:
+    if not masks[name].any():
+      width = len(masks[name])
+      masks[name] = (np.arange(width) < max(step, round(share * width / step) * step)) * 1.0
+  return {n: jnp.asarray(2 * m - 1, jnp.float32) for n, m in masks.items()}
 
 
 def random_logits(graph: ChannelGraph, key: PRNGKey) -> Gates:
@@ -145,8 +160,7 @@ def magnitude_logits(graph: ChannelGraph, params: Params) -> Gates:
       scores[name] = np.abs(flat) if group.kind == 'link' else np.array([np.linalg.norm(flat)])
       continue
     squares = np.zeros(group.width)
-    pieces = group.touching('write') or group.touching('read')
-    for piece in pieces:
+    for piece in group.touching('write') or group.touching('read'):
       array = np.moveaxis(np.asarray(leaves[piece.leaf]), piece.axis, 0)
       sums = (array.reshape(array.shape[0], -1) ** 2).sum(1)
       np.add.at(squares, piece.index, sums[piece.positions])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -148,6 +149,7 @@ def make_search(
   """
   given = settings or Settings()
   _check(given, source, weight_optimizer)
+  graph.total(given.unit)  # refuses an unknown unit
   relaxation = gates_lib.get(given.relaxation)
   trainer = weight_optimizer or optax.set_to_zero()
 
@@ -253,23 +255,27 @@ def keep_paths(graph: ChannelGraph, gates: Gates, theta: Gates) -> Gates:
     theta: their logits.
 
   Returns:
-    Gates of which every group, and every sum without other summands, has an open one.
+    Gates of which every layer, and every sum without other summands, has an open one.
   """
-  closed = [names for names, is_open in zip(graph.sums, graph.open_sums) if not is_open]
-  branches = {n for n, g in graph.gated_groups.items() if g.kind in ('branch', 'link')}
   out = dict(gates)
-  for names in [*closed, *[[n] for n in gates if n not in branches]]:
-    if not all(n in gates for n in names):
+  for names, is_open in zip(graph.sums, graph.open_sums):
+    if is_open or not all(n in gates for n in names):
       continue
-    drawn = jnp.concatenate([gates[n] for n in names])
-    best = jnp.argmax(jnp.concatenate([theta[n] for n in names]))
-    missing = jnp.where(jnp.max(drawn) > 0, 0.0, 1.0) * jax.nn.one_hot(best, len(drawn))
-    start = 0
-    for name in names:
-      width = len(gates[name])
-      out[name] = gates[name] + lax.stop_gradient(missing[start : start + width])
-      start += width
+    drawn, logits = (jnp.concatenate([tree[n] for n in names]) for tree in (gates, theta))
+    opened = _open_best(drawn, logits, np.arange(len(names)))
+    out |= {name: opened[i : i + 1] for i, name in enumerate(names)}
+  for name, group in graph.gated_groups.items():
+    if name in gates and group.kind not in ('branch', 'link'):
+      for layer in group.layers():
+        out[name] = _open_best(out[name], theta[name], layer)
   return out
+
+
+def _open_best(drawn: jax.Array, logits: jax.Array, layer: np.ndarray) -> jax.Array:
+  """`drawn`, with 1 added to the gate of largest logit in `layer` if that is closed altogether."""
+  best = layer[0] if len(layer) == 1 else jnp.asarray(layer)[jnp.argmax(logits[layer])]
+  missing = (jnp.max(drawn[layer]) <= 0) * jax.nn.one_hot(best, len(drawn), dtype=drawn.dtype)
+  return drawn + lax.stop_gradient(missing)
 
 
 def _target(given: Settings, step: jax.Array) -> jax.Array:
@@ -316,7 +322,8 @@ def _move(graph, given, relaxation, optimizer, shared, gradient, counts):
     expected = relaxation.expected(logits, hard, given.soft)
     cost = graph.cost_model.share(expected, given.unit)
     excess = jnp.clip(lax.stop_gradient(cost) / target - 1.0, -1.0, 1.0)
-    penalty = jnp.maximum(shared.multiplier + given.damping * excess, 0.0) * cost / target
+    damping = given.damping if given.budget is not None else 0.0
+    penalty = jnp.maximum(shared.multiplier + damping * excess, 0.0) * cost / target
     if given.concave:
       penalty = penalty + gates_lib.concave(expected, given.concave)
     return penalty, cost
@@ -350,11 +357,12 @@ def _check(given: Settings, source: weights.WeightSource, trainer: Any) -> None:
     raise ValueError(
       f'budget is {given.budget}; it is a share of the whole network and must lie in (0, 1]'
     )
-  if given.rho <= 0 or given.multiplier < 0 or given.concave < 0:
-    raise ValueError(
-      f'rho must be positive, multiplier and concave not negative; got rho={given.rho}, '
-      f'multiplier={given.multiplier}, concave={given.concave}'
-    )
+  if not given.rho > 0:
+    raise ValueError(f'rho is {given.rho}; the step of the multiplier must be positive')
+  for field in ('multiplier', 'damping', 'ramp', 'concave', 'warmup', 'hold'):
+    if not getattr(given, field) >= 0:
+      raise ValueError(f'{field} is {getattr(given, field)}; it must not be negative')
+  gates_lib.check_temperatures(given.hard(jnp.int32(0)), given.soft)
   if source.inner_steps and trainer is None:
     raise ValueError(
       f'weights {source.name!r} are trained ({source.inner_steps} inner steps), but '

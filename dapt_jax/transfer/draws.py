@@ -13,7 +13,7 @@ class Support(NamedTuple):
 
   Attributes:
     index: i32[runs, size] into the target's training split; a set smaller than `size` is repeated
-      in order, so that every prefix of whole rounds holds each example equally often.
+      in order. Where its size does not divide `size`, its first examples occur once more.
     count: i32[runs], different examples in each set.
     shots: i32[runs], examples a class.
     draw: i32[runs], which draw; runs of equal draw and shots share their examples.
@@ -65,7 +65,14 @@ def supports(labels: np.ndarray, shots: Sequence[int], num_draws: int, seed: int
 
   Returns:
     The sets, shots-major.
+
+  Raises:
+    ValueError: without shots or draws, or if a class has too few examples.
   """
+  if not len(shots) or num_draws < 1:
+    raise ValueError(
+      f'shots is {tuple(shots)} and num_draws is {num_draws}; give at least one of each'
+    )
   sets = [(s, d, draw(labels, s, seed + d)) for s in shots for d in range(num_draws)]
   size = max(len(index) for _, _, index in sets)
   return Support(

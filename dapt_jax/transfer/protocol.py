@@ -71,11 +71,12 @@ class Ledger:
     self.rows: dict[str, list[dict[str, Any]]] = {}
     self._lock = threading.Lock()
     if self.path is not None and self.path.exists():
-      for line in self.path.read_text(encoding='utf-8').splitlines():
-        try:
-          entry = json.loads(line)
-        except json.JSONDecodeError:
-          continue  # the last line of a run that was killed while writing
+      text = self.path.read_text(encoding='utf-8')
+      whole = text[: text.rfind('\n') + 1]
+      if whole != text:  # the last line of a run that was killed while writing
+        self.path.write_text(whole, encoding='utf-8')
+      for line in whole.splitlines():
+        entry = json.loads(line)
         self.rows[entry['label']] = entry['rows']
 
   def add(self, label: str, rows: list[dict[str, Any]]) -> None:
@@ -121,9 +122,15 @@ def compare(
 
   Returns:
     Rows in the order of the candidates, one per candidate, number of shots and draw.
+
+  Raises:
+    ValueError: if two candidates have one label, a class has too few examples, or the ledger holds
+      results of other draws.
+    FloatingPointError: if a retraining diverged.
   """
   support = draws.supports(target.train.labels, shots, num_draws, draw_seed)
   ledger = ledger or Ledger(None)
+  _check(candidates, target, support, ledger)
   # Only the examples that some support set holds travel to the device.
   used, index = np.unique(support.index, return_inverse=True)
   support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
@@ -158,6 +165,23 @@ def compare(
         future.cancel()
       raise
   return [row for c in candidates for row in ledger.rows[c.label(target.name)]]
+
+
+def _check(
+  candidates: Sequence[Candidate], target: Target, support: draws.Support, ledger: Ledger
+) -> None:
+  labels = [c.label(target.name) for c in candidates]
+  twice = sorted({label for label in labels if labels.count(label) > 1})
+  if twice:
+    raise ValueError(f'candidates {twice} come twice; give each architecture its own name')
+  wanted = list(zip(support.shots.tolist(), support.draw.tolist()))
+  for label in labels:
+    found = [(row['shots'], row['draw']) for row in ledger.rows.get(label, ())]
+    if found and found != wanted:
+      raise ValueError(
+        f'{ledger.path or "the ledger"} holds {label!r} with other shots or draws; start a new '
+        'ledger, or ask for the same ones'
+      )
 
 
 def _rows(

@@ -119,6 +119,9 @@ def retrain(
 
   Returns:
     The `Outcome`.
+
+  Raises:
+    FloatingPointError: if a run ended with a loss that is not finite.
   """
   train_images, train_labels = jnp.asarray(train_images), jnp.asarray(train_labels)
   optimizer = _optimizer(structure, recipe)
@@ -130,7 +133,7 @@ def retrain(
     begin = jax.random.fold_in(own, 1)
     return _Run(params, optimizer.init(params), begin, jnp.float32(jnp.inf), zero, zero > 0)
 
-  def chunk(run: _Run, index: jax.Array, count: jax.Array) -> _Run:
+  def chunk(run: _Run, index: jax.Array, count: jax.Array, length: jax.Array) -> _Run:
     def step(_: int, carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
       run, total = carry
       key, batch_key = jax.random.split(run.key)
@@ -148,8 +151,8 @@ def retrain(
       return run, total + loss
 
     def train() -> _Run:
-      after, total = lax.fori_loop(0, recipe.chunk, step, (run, jnp.float32(0)))
-      mean = total / recipe.chunk
+      after, total = lax.fori_loop(0, length, step, (run, jnp.float32(0)))
+      mean = total / length
       return after._replace(loss=mean, done=mean < recipe.stop_loss)
 
     return lax.cond(run.done, lambda: run, train)
@@ -162,12 +165,13 @@ def retrain(
   over = population_lib.map_population
   index, count = jnp.asarray(support.index), jnp.asarray(support.count)
   runs = jax.jit(over(start))(jnp.asarray(support.draw))
-  train_chunk = jax.jit(over(chunk), donate_argnums=0)
-  for number in range(-(-recipe.steps // recipe.chunk)):
-    runs = train_chunk(runs, index, count)
+  train_chunk = jax.jit(over(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
+  for done in range(0, recipe.steps, recipe.chunk):
+    length = min(recipe.chunk, recipe.steps - done)
+    runs = train_chunk(runs, index, count, jnp.int32(length))
     active = int((~runs.done).sum())
     if on_chunk is not None:
-      on_chunk((number + 1) * recipe.chunk, active, float(runs.loss.mean()))
+      on_chunk(done + length, active, float(runs.loss.mean()))
     if not active:
       break
   loss = np.asarray(runs.loss)

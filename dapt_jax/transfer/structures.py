@@ -62,7 +62,12 @@ def dense_pretrained(model: Model, params: Params, *, readout_only: bool, head: 
 
   Returns:
     The structure; its readout is drawn anew for every run.
+
+  Raises:
+    ValueError: if there is no such entry.
   """
+  if head not in params['params']:
+    raise ValueError(f'head is {head!r}; the entries are {sorted(params["params"])}')
 
   def init(key: PRNGKey) -> Params:
     new = model.init(key)['params'][head]

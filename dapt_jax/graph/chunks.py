@@ -1,0 +1,65 @@
+"""Chunks: gates that stay or go together when an architecture is decided."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dapt_jax.graph import groups
+
+if TYPE_CHECKING:
+  from dapt_jax.graph.channel_graph import ChannelGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Gates that stay or go together.
+
+  Attributes:
+    group: their group.
+    kind: chunks of equal kind are of the same group and occur on the same axes.
+    index: i64[n], the gates.
+    priority: mean logit.
+  """
+
+  group: str
+  kind: tuple[str, int]
+  index: np.ndarray
+  priority: float
+
+
+def of_group(logits: np.ndarray, group: groups.Group, round_to: int) -> list[Chunk]:
+  """The chunks of a group, best first."""
+  if group.kind in ('branch', 'link'):
+    order = np.argsort(-logits, kind='stable')
+    return [
+      Chunk(group.name, (group.name, 0), order[i : i + 1], float(logits[order[i]]))
+      for i in range(len(order))
+    ]
+  classes = group.classes()
+  out = []
+  for number in np.unique(classes).tolist():
+    mine = np.flatnonzero(classes == number)
+    order = mine[np.argsort(-logits[mine], kind='stable')]
+    for i in range(0, len(order), round_to):
+      index = order[i : i + round_to]
+      out.append(Chunk(group.name, (group.name, number), index, float(logits[index].mean())))
+  return sorted(out, key=lambda c: -c.priority)
+
+
+def threshold(
+  graph: ChannelGraph, logits: Mapping[str, np.ndarray], round_to: int
+) -> dict[str, np.ndarray]:
+  """Keeps the chunks with positive mean logit, `{group: f32[width] of 0 and 1}`."""
+  gates = {}
+  for name, values in logits.items():
+    if round_to == 1:
+      gates[name] = (values > 0).astype(np.float32)
+      continue
+    gates[name] = np.zeros(len(values), np.float32)
+    for chunk in of_group(values, graph.groups[name], round_to):
+      gates[name][chunk.index] = chunk.priority > 0
+  return gates

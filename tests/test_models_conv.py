@@ -1,0 +1,144 @@
+"""Every lowering of convolution and pooling equals lax, value and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dapt_jax.models import conv, pooling
+
+CASES = {
+  'same': ((7, 6), (3, 3), 3, 5, {}),
+  'valid': ((7, 6), (3, 2), 3, 5, {'padding': 'VALID'}),
+  'explicit': ((7, 6), (3, 3), 3, 5, {'padding': ((0, 2), (1, 0))}),
+  'cropped': ((7, 6), (3, 3), 3, 5, {'padding': ((-1, 2), (1, -1))}),
+  'strided': ((7, 6), (3, 3), 3, 5, {'strides': (2, 3)}),
+  'dilated': ((9, 8), (3, 3), 3, 5, {'dilation': (2, 1)}),
+  'dilated_strided': ((9, 8), (3, 3), 3, 5, {'dilation': (2, 2), 'strides': (2, 2)}),
+  'pointwise': ((5, 5), (1, 1), 3, 5, {}),
+  'pointwise_strided': ((5, 5), (1, 1), 3, 5, {'strides': (2, 2)}),
+  'depthwise': ((6, 7), (3, 3), 4, 4, {'groups': 4}),
+  'depthwise_multiplier': ((6, 7), (3, 3), 4, 8, {'groups': 4, 'strides': (2, 1)}),
+  'grouped': ((6, 7), (3, 3), 6, 4, {'groups': 2, 'dilation': (1, 2)}),
+}
+
+
+def _operands(case):
+  size, window, channels, width, options = CASES[case]
+  keys = jax.random.split(jax.random.key(len(case)), 2)
+  x = jax.random.normal(keys[0], (2, *size, channels))
+  groups = options.get('groups', 1)
+  kernel = jax.random.normal(keys[1], (*window, channels // groups, width))
+  return x, kernel, options
+
+
+def _value_and_grads(fn, *args):
+  loss = lambda *args: jnp.sum(jnp.sin(fn(*args)))
+  return jax.jit(lambda *args: (fn(*args), jax.grad(loss, tuple(range(len(args))))(*args)))(*args)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_patches_equals_lax(case):
+  x, kernel, options = _operands(case)
+  wanted = _value_and_grads(functools.partial(conv.conv2d, lowering='lax', **options), x, kernel)
+  got = _value_and_grads(functools.partial(conv.conv2d, lowering='patches', **options), x, kernel)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, wanted)
+
+
+@pytest.mark.parametrize('case', ['explicit', 'dilated_strided', 'depthwise', 'grouped'])
+@pytest.mark.parametrize('layout', [('NHWC', 'HWIO', 'NHWC'), ('NCHW', 'OIHW', 'NCHW')])
+def test_drop_in_replays_the_primitive(case, layout):
+  x, kernel, options = _operands(case)
+  x = x.transpose(*('NHWC'.index(a) for a in layout[0]))
+  kernel = kernel.transpose(*('HWIO'.index(a) for a in layout[1]))
+  fn = lambda x, kernel: jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    options.get('strides', (1, 1)),
+    options.get('padding', 'SAME'),
+    rhs_dilation=options.get('dilation', (1, 1)),
+    dimension_numbers=layout,
+    feature_group_count=options.get('groups', 1),
+  )
+  (eqn,) = jax.make_jaxpr(fn)(x, kernel).eqns
+  drop_in = functools.partial(conv.conv_general_dilated, lowering='patches', **eqn.params)
+  got = jax.jit(drop_in)(x, kernel)
+  np.testing.assert_allclose(got, fn(x, kernel), atol=1e-5, rtol=1e-5)
+  replayed = jax.make_jaxpr(drop_in)(x, kernel)
+  assert 'conv_general_dilated' not in str(replayed)
+
+
+def test_drop_in_falls_back_on_input_dilation():
+  x, kernel, _ = _operands('same')
+  fn = lambda x, kernel: jax.lax.conv_transpose(x, kernel, (2, 2), 'SAME')
+  eqns = [e for e in jax.make_jaxpr(fn)(x, kernel).eqns if e.primitive.name.startswith('conv')]
+  got = conv.conv_general_dilated(x, kernel, lowering='patches', **eqns[0].params)
+  np.testing.assert_allclose(got, fn(x, kernel), atol=1e-5, rtol=1e-5)
+
+
+WINDOWS = [((2, 2), (2, 2)), ((3, 3), (1, 1)), ((3, 2), (2, 1)), ((2, 2), (3, 3))]
+
+
+@pytest.mark.parametrize('pool', [pooling.max_pool, pooling.avg_pool])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((1, 0), (0, 1))])
+def test_pools_equal_lax_on_ties_too(pool, padding):
+  # Small integers make most windows tie, as zeros after a ReLU do.
+  x = jnp.round(jax.random.normal(jax.random.key(0), (2, 7, 8, 3)))
+
+  def pools(x, lowering):
+    return [
+      pool(x, window=window, strides=strides, padding=padding, lowering=lowering)
+      for window, strides in WINDOWS
+    ]
+
+  def values_and_grads(x, lowering):
+    values, pullback = jax.vjp(lambda x: pools(x, lowering), x)
+    cotangents = [jnp.sin(1.0 + jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape) for v in values]
+    grads = [
+      pullback([c if i == j else 0 * c for j, c in enumerate(cotangents)])
+      for i in range(len(values))
+    ]
+    return values, grads
+
+  results = [jax.jit(values_and_grads, static_argnums=1)(x, name) for name in ('lax', 'patches')]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), *results)
+
+
+def test_avg_pool_does_not_count_padding():
+  ones = jnp.ones((1, 5, 5, 1))
+  y = pooling.avg_pool(ones, window=(3, 3), strides=(1, 1), lowering='patches')
+  np.testing.assert_allclose(y, ones, rtol=1e-6)
+
+
+def test_max_pool_lets_nan_through():
+  x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(jnp.nan)
+  assert bool(jnp.isnan(pooling.max_pool(x, lowering='patches')).all())
+
+
+def test_choice_by_backend_and_place():
+  big, deep = (64, 32, 32, 16), (64, 8, 8, 64)
+  kernel = lambda c: (3, 3, c, c)
+  for backend in ('gpu', 'tpu'):
+    assert conv.choose(deep, kernel(64), backend=backend, in_loop=True) == 'lax'
+  assert conv.choose(big, kernel(16), backend='cpu') == 'lax'
+  assert conv.choose(big, kernel(16), backend='cpu', in_loop=True) == 'patches'
+  assert conv.choose(deep, (1, 1, 64, 64), backend='cpu') == 'patches'
+  assert conv.choose(big, (3, 3, 1, 16), groups=16, backend='cpu') == 'patches'
+
+
+@pytest.mark.parametrize(
+  'kwargs,message',
+  [
+    ({'lowering': 'fast'}, "'fast'.*patches"),
+    ({'padding': 'CAUSAL'}, "'CAUSAL'.*VALID"),
+    ({'padding': ((1, 1),)}, 'each of 2 axes'),
+    ({'groups': 2}, 'groups=2'),
+    ({'padding': 'VALID', 'dilation': (9, 9)}, 'larger than'),
+  ],
+)
+def test_conv_refuses(kwargs, message):
+  x, kernel, _ = _operands('same')
+  with pytest.raises(ValueError, match=message):
+    conv.conv2d(x, kernel, **{'lowering': 'patches', **kwargs})
