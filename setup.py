@@ -27,6 +27,7 @@ setuptools.setup(
     'flax>=0.10.4',
     'jax>=0.9',
     'jinja2>=3.1',
+    'markupsafe>=2.1',
     'matplotlib>=3.8',
     'ml-collections>=1.0',
     'mlxtend>=0.23',

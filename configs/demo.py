@@ -25,7 +25,7 @@ def get_config():
   c.search.steps = 300
   c.search.log_every = 10
   c.transfer.draws = 5
-  c.transfer.random_architectures = 4
-  c.transfer.baselines = ('dense', 'random', 'uniform', 'shuffled')
+  c.transfer.random_architectures = 3
+  c.transfer.baselines = ('dense', 'random', 'uniform')
   c.transfer.steps = 150
   return c

@@ -35,9 +35,7 @@ def make(
   maker = _Maker(config, task, workdir)
   out = [maker.dense()] if 'dense' in config.transfer.baselines else []
   for budget in config.search.budgets:
-    found = {
-      seed: learned[prune.name_of(config, budget, seed)] for seed in config.search.seeds
-    }
+    found = {seed: learned[prune.name_of(config, budget, seed)] for seed in config.search.seeds}
     for seed, arch in found.items():
       out.append(maker.of(arch, 'learned', f'seed{seed}', budget, seed))
     out += maker.baselines(budget, found)
@@ -84,7 +82,7 @@ class _Maker:
   def dense(self) -> Candidate:
     """The whole network from fresh weights."""
     arch = baselines.make('dense', self.task.graph, budget=1.0)
-    build = functools.partial(structures.of_model, self.task.fast)
+    build = functools.partial(structures.of_model, self.task.fast, self.task.traced)
     unit = self.config.search.unit
     return Candidate('dense', 'whole', build, 1.0, unit, -1, 'fresh', arch.costs)
 
@@ -96,13 +94,12 @@ class _Maker:
       self.trained,
       readout_only=name == 'pretrained_readout',
       head='head',
+      outside=self.task.traced,
     )
     costs = self.dense().costs
     return Candidate(name, 'whole', build, 1.0, self.config.search.unit, -1, 'inherited', costs)
 
-  def baselines(
-    self, budget: float, learned: Mapping[int, dapt.Architecture]
-  ) -> list[Candidate]:
+  def baselines(self, budget: float, learned: Mapping[int, dapt.Architecture]) -> list[Candidate]:
     """Every baseline of equal cost."""
     c, graph = self.config, self.task.graph
     wanted = c.transfer.baselines

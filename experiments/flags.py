@@ -1,16 +1,19 @@
-"""The flags that all apps share; defined here once."""
+"""What all apps share: their flags, what happens before the work, and how errors are shown."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dapt_jax.training import config as config_lib
+from dapt_jax.training import checkpoint, runner
 from dapt_jax.training import workdir as workdir_lib
 from experiments import schema
 
@@ -21,21 +24,78 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of this run; resumed 
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Remove an earlier run in --workdir first.')
 
 
+#: Errors whose message says all there is to say.
+_EXPECTED = (
+  ValueError,
+  FileNotFoundError,
+  FloatingPointError,
+  workdir_lib.WorkdirError,
+  checkpoint.CheckpointError,
+)
+
+
 def run(main: Callable[[Any, str, bool], None]) -> None:
   """Parses the flags, checks the configuration, and calls `main(config, workdir, overwrite)`."""
 
   def checked(argv: list[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f'unexpected arguments {argv[1:]}; options start with --')
     try:
+      if len(argv) > 1:
+        raise ValueError(f'unexpected arguments {argv[1:]}; options start with --')
       logging.set_verbosity(logging.WARNING)  # checkpoints log dozens of lines a save
       schema.check(_CONFIG.value)
-      main(_CONFIG.value, _WORKDIR.value, _OVERWRITE.value)
-    except (ValueError, FileNotFoundError, config_lib.ConfigError, workdir_lib.WorkdirError) as e:
+      _use_cores(_CONFIG.value)
+      main(_CONFIG.value, str(_WORKDIR.value), bool(_OVERWRITE.value))
+    except _EXPECTED as e:
       if os.environ.get('DAPT_TRACEBACK'):
         raise
-      print(f'error: {e}\n(DAPT_TRACEBACK=1 shows where)', file=sys.stderr)
-      sys.exit(2)
+      _refuse(f'{e}\n(DAPT_TRACEBACK=1 shows where)')
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(checked)
+  for flag in (_CONFIG, _WORKDIR, _OVERWRITE):  # so that --help shows them for every app
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
+  app.run(checked, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the command line; what is wrong with it is said in one line."""
+  for argument in argv[1:]:
+    if argument.startswith('--config.'):
+      name = argument.removeprefix('--config.').split('=')[0]
+      if name not in schema.SCHEMA and not name.startswith('model.options.'):
+        near = difflib.get_close_matches(name, schema.SCHEMA, n=3)
+        hint = f'the nearest are {", ".join(near)}' if near else 'see experiments/schema.py'
+        _refuse(f'{argument}: the configuration has no field {name}; {hint}')
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as e:
+    _refuse(f'an override names a field that the configuration file does not have: {e}')
+  except (flags.Error, TypeError, ValueError, FileNotFoundError) as e:
+    _refuse(str(e))
+
+
+def _refuse(message: str) -> NoReturn:
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
+
+
+def clear(directories: Iterable[pathlib.Path]) -> None:
+  """Removes the runs in these directories; those that hold none are left alone.
+
+  Raises:
+    WorkdirError: a job is using one of them.
+  """
+  for path in directories:
+    described = path / 'config.json'
+    if described.is_file():
+      saved = json.loads(described.read_text(encoding='utf-8'))
+      with workdir_lib.open_workdir(path, saved['config'], kind=saved['kind'], overwrite=True):
+        described.unlink()
+
+
+def _use_cores(config: Any) -> None:
+  """One host device per core as far as the population divides, so that a search uses them all."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  size = config.search.population
+  count = config.devices or max(n for n in range(1, min(cores, size) + 1) if size % n == 0)
+  if 'host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+    runner.host_devices(count)

@@ -49,7 +49,12 @@ def measure(
     low, middle, high = statistics.quantiles(seen, n=4)
     share = shown[name].costs['macs']['share']
     rows.append(
-      {'name': name, 'batch': size, 'macs_share': share, 'milliseconds': middle,
-       'spread': high - low}
+      {
+        'name': name,
+        'batch': size,
+        'macs_share': share,
+        'milliseconds': middle,
+        'spread': high - low,
+      }
     )
   return rows

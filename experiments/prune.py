@@ -24,15 +24,16 @@ from dapt_jax.training import workdir as workdir_lib
 from experiments import flags, source
 from experiments import task as task_lib
 
+#: Fields that may change between a run and its continuation.
+FREE = ('search.log_every', 'search.checkpoint_every')
+
 
 def name_of(config: Any, budget: float, seed: int, variant: str = 'learned') -> str:
   """Directory name of one search."""
   return f'{variant}-{config.search.unit}{budget:g}-seed{seed}'
 
 
-def run_all(
-  config: Any, task: task_lib.Task, workdir: str, *, overwrite: bool = False
-) -> dict[str, dapt.Architecture]:
+def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Architecture]:
   """Runs the searches of a configuration.
 
   Returns:
@@ -42,7 +43,7 @@ def run_all(
   for budget in config.search.budgets:
     for seed in config.search.seeds:
       name = name_of(config, budget, seed)
-      found[name] = search(config, task, workdir, budget, seed, overwrite=overwrite)
+      found[name] = search(config, task, workdir, budget, seed)
   return found
 
 
@@ -54,7 +55,6 @@ def search(
   seed: int,
   *,
   variant: str = 'learned',
-  overwrite: bool = False,
 ) -> dapt.Architecture:
   """Runs, resumes or reads one search.
 
@@ -66,7 +66,6 @@ def search(
     seed: of gates, weights and batches.
     variant: 'learned', 'one_temperature' (relaxation with one temperature) or 'fixed_weights' (one
       random draw of weights, never trained).
-    overwrite: remove an earlier search of this name.
 
   Returns:
     The architecture, with the search's settings in its provenance.
@@ -81,7 +80,7 @@ def search(
     'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
     'model': config.model.to_dict(),
   }
-  with workdir_lib.open_workdir(path, recorded, kind='search', overwrite=overwrite) as opened:
+  with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():
       return dapt.Architecture.load(made)
@@ -99,7 +98,10 @@ def search(
     )
     theta = {n: np.asarray(t) for n, t in result.state.shared.theta.items()}
     arch = task.graph.decide(
-      theta, budget=budget, unit=config.search.unit, round_to=config.search.round_to
+      result.state.shared.theta,
+      budget=budget,
+      unit=config.search.unit,
+      round_to=config.search.round_to,
     ).with_provenance(
       method=variant,
       settings=recorded,
@@ -181,7 +183,7 @@ def probabilities(theta) -> dict[str, np.ndarray]:
   return {f'gate/{n}': np.round(np.asarray(gates.probability(t)), 4) for n, t in theta.items()}
 
 
-def _kind(config: Any) -> str:
+def _kind(config: Any) -> runner.Kind:
   several = jax.local_device_count() > 1
   return 'pmap' if several and config.search.population % jax.local_device_count() == 0 else 'jit'
 
@@ -189,8 +191,11 @@ def _kind(config: Any) -> str:
 def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Runs all searches and prints what they found."""
   task = task_lib.load(config)
+  if overwrite:
+    root = pathlib.Path(workdir)
+    flags.clear([*(root / 'search').glob('*'), root / 'source'])
   print('\n'.join(task.data_sources))
-  for name, arch in run_all(config, task, workdir, overwrite=overwrite).items():
+  for name, arch in run_all(config, task, workdir).items():
     shares = ', '.join(f'{u} {c["share"]:.2%}' for u, c in arch.costs.items())
     print(f'{name}: {arch.fingerprint()}, {shares}')
 

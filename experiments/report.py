@@ -26,7 +26,7 @@ from dapt_jax.training import writers
 from experiments import flags, latency, prune, transfer
 from experiments import task as task_lib
 
-_PACKAGES = ('dapt_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 NOTES = (
   'The search procedure (two temperatures, noise, trapezoid estimator, populations of re-drawn '
   'weights, dual ascent to a budget) is our reconstruction: of the paper on differentiable '
@@ -34,7 +34,7 @@ NOTES = (
   'available to us.',
   'Verified there: complexity-penalised subset selection, solved with a two-temperature '
   'relaxation; architectures learned independently of the weights; retraining on very few points.',
-  'Accuracies are on the target\'s test split, which nothing was chosen on.',
+  "Accuracies are on the target's test split, which nothing was chosen on.",
 )
 
 
@@ -55,7 +55,7 @@ def make(
     title=config.title,
     command=shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]),
     created=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-    versions={p: importlib.metadata.version(p) for p in _PACKAGES},
+    versions={'dapt_jax': dapt.__version__} | {p: importlib.metadata.version(p) for p in _PACKAGES},
     machine=f'{platform.machine()}, {platform.system()}, {jax.local_device_count()} '
     f'{jax.default_backend()} device(s)',
     data_sources=task.data_sources,
@@ -126,10 +126,10 @@ def _input_picture(task: task_lib.Task, record: Mapping[str, Any]) -> Any:
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Reads, or makes, the results and writes the page."""
-  del overwrite
+  del overwrite  # the page is made anew in any case
   task = task_lib.load(config)
   learned = prune.run_all(config, task, workdir)
-  rows = transfer.run(config, task, workdir)
+  rows = transfer.run(config, task, workdir, learned)
   print(f'report: {make(config, task, workdir, rows, learned).resolve()}')
 
 

@@ -165,7 +165,18 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'search.warmup is {search.warmup}, but weights live for lifetime={search.lifetime} updates'
     )
-  if config.model.name != 'multibranch' and set(search.levels) == {'branch'} and (
-    'resnet' not in config.model.name
+  if search.weights == 'fresh' and search.inner_steps < 1:
+    raise ValueError(
+      'search.inner_steps is 0, but fresh weights say nothing until they are trained; set it to 1, '
+      "or take weights = 'random_features'"
+    )
+  if config.devices and search.population % config.devices:
+    raise ValueError(
+      f'devices is {config.devices}, which does not divide search.population = {search.population}'
+    )
+  if (
+    config.model.name != 'multibranch'
+    and set(search.levels) == {'branch'}
+    and ('resnet' not in config.model.name)
   ):
     raise ValueError(f'model {config.model.name!r} has no branches; add "channel" to levels')

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tqdm
 
-from dapt_jax.training import seeds, writers
+import dapt_jax as dapt
+from dapt_jax.training import seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import protocol, retrain, statistics
 from experiments import candidates as candidates_lib
@@ -23,19 +25,35 @@ from experiments import flags, prune
 from experiments import task as task_lib
 
 
+class _StoppedError(Exception):
+  """Leaves the comparison after the candidates in progress."""
+
+
 def run(
-  config: Any, task: task_lib.Task, workdir: str, *, overwrite: bool = False
+  config: Any,
+  task: task_lib.Task,
+  workdir: str,
+  learned: Mapping[str, dapt.Architecture],
 ) -> list[dict[str, Any]]:
   """The whole comparison.
 
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    workdir: of the whole run.
+    learned: of `prune.run_all`.
+
   Returns:
     The rows of results.csv.
+
+  Raises:
+    stopping.Interrupted: the process was asked to stop; finished candidates are kept.
   """
-  learned = prune.run_all(config, task, workdir)
   everything = candidates_lib.make(config, task, workdir, learned)
   path = pathlib.Path(workdir) / 'transfer'
-  recorded = {k: v for k, v in config.to_dict().items() if k not in ('title', 'workers', 'latency')}
-  with workdir_lib.open_workdir(path, recorded, kind='transfer', overwrite=overwrite):
+  other = ('title', 'devices', 'workers', 'latency')
+  recorded = {k: v for k, v in config.to_dict().items() if k not in other}
+  with workdir_lib.open_workdir(path, recorded, kind='transfer', free_fields=prune.FREE):
     rows = _compare(config, task, everything, path)
     writers.write_csv(path / 'results.csv', rows)
     writers.write_csv(path / 'summary.csv', statistics.summarise(rows))
@@ -49,29 +67,40 @@ def _compare(config, task, everything, path):
   recipe = retrain.Recipe(**{f: c[f] for f in fields})
   ledger = protocol.Ledger(path / 'finished.jsonl')
   rows = []
-  for target in task.targets:
-    with tqdm.tqdm(total=len(everything), desc=f'retrain on {target.name}', unit='net') as bar:
-
-      def done(candidate: protocol.Candidate, bar: Any = bar) -> None:
-        bar.set_postfix_str(f'{candidate.method} {candidate.architecture}')
-        bar.update()
-
-      rows += protocol.compare(
-        everything,
-        target,
-        shots=c.shots,
-        num_draws=c.draws,
-        recipe=recipe,
-        key=seeds.key(config.seed, 'retrain'),
-        draw_seed=config.seed,
-        workers=config.workers or os.cpu_count() or 1,
-        ledger=ledger,
-        on_done=done,
-      )
+  with stopping.catch() as stop:
+    for target in task.targets:
+      with tqdm.tqdm(total=len(everything), desc=f'retrain on {target.name}', unit='net') as bar:
+        done = _watch(stop, bar)
+        try:
+          rows += protocol.compare(
+            everything,
+            target,
+            shots=c.shots,
+            num_draws=c.draws,
+            recipe=recipe,
+            key=seeds.key(config.seed, 'retrain'),
+            draw_seed=config.seed,
+            workers=config.workers or os.cpu_count() or 1,
+            ledger=ledger,
+            on_done=done,
+          )
+        except _StoppedError:
+          total = len(everything) * len(task.targets)
+          raise stop.interrupted('retraining', len(ledger.rows), total, path) from None
   return rows
 
 
-def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _watch(stop: stopping.Stop, bar: tqdm.tqdm) -> Callable[[protocol.Candidate], None]:
+  def done(candidate: protocol.Candidate) -> None:
+    bar.set_postfix_str(f'{candidate.method} {candidate.architecture}')
+    bar.update()
+    if stop.requested:
+      raise _StoppedError
+
+  return done
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Paired differences of the learned architectures to every other method."""
   others = sorted({r['method'] for r in rows} - {'learned'})
   return [row for other in others for row in statistics.compare(rows, 'learned', other)]
@@ -81,7 +110,11 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Runs the comparison and prints its summary."""
   task = task_lib.load(config)
   print('\n'.join(task.data_sources))
-  rows = run(config, task, workdir, overwrite=overwrite)
+  if overwrite:
+    root = pathlib.Path(workdir)
+    variants = [p for p in (root / 'search').glob('*') if not p.name.startswith('learned-')]
+    flags.clear([*variants, root / 'source', root / 'transfer'])
+  rows = run(config, task, workdir, prune.run_all(config, task, workdir))
   for row in statistics.summarise(rows):
     where = f'{row["target"]:14s} {row["budget"]:<5g} {row["method"]:20s} {row["shots"]:3d} shots'
     print(f'{where}  {row["mean"]:.4f} +- {row["half_width"]:.4f}')

@@ -2,7 +2,9 @@
 
 Gates move in chunks of `round_to` channels that occur on the same axes, so that every axis keeps a
 multiple of it. Taken are the longest run of chunks in decreasing logit that fits, then the
-chunks behind it that still fit, then exchanges until the budget is met within `_CLOSE`.
+chunks behind it that still fit, then exchanges until the budget is met within `_CLOSE`. What is
+left of a budget is spent on widths: a branch with a logit below zero that the run did not reach
+stays closed, because which branches are open is what the search has found out.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Distance to the budget, relative to it, at which exchanges stop.
 _CLOSE = 0.005
+#: Distance above which branches are exchanged too, where there are widths as well.
+_FAR = 0.02
 #: Costs evaluated at most while exchanging.
 _MOST = 4000
 #: Chunks moved at once.
@@ -43,6 +47,11 @@ def within_budget(
   search.require()
   search.fill(np.flatnonzero(~search.on))
   search.exchange()
+  if search.gap() > _FAR and not search.fixed.issuperset(search.kind.tolist()):
+    # Widths alone cannot spend this budget: branches below zero may open after all.
+    search.fixed, search.closed, search.evaluations = set(), np.zeros_like(search.closed), 0
+    search.fill(np.flatnonzero(~search.on))
+    search.exchange()
   return search.gates(search.on)
 
 
@@ -70,6 +79,9 @@ class _Search:
     self.chunk_of = {n: np.zeros(len(t), int) for n, t in logits.items()}
     for number, chunk in enumerate(self.chunks):
       self.chunk_of[chunk.group][chunk.index] = number
+    branch = np.array([graph.groups[c.group].kind == 'branch' for c in self.chunks], bool)
+    self.closed = branch & np.array([c.priority <= 0 for c in self.chunks], bool)
+    self.fixed = set(self.kind[branch].tolist())
     self.on = np.zeros(len(self.chunks), bool)
     self.must = self.on.copy()
     self.evaluations = 0
@@ -96,7 +108,8 @@ class _Search:
     best = self._require_summands(cheapest=False)
     self.must |= best
     if self.cost(self.must) > self.limit:
-      self.must = (self.must & ~best) | self._require_summands(cheapest=True)
+      self.must &= ~best
+      self.must |= self._require_summands(cheapest=True)
     least = self.cost(self.must)
     if least > self.limit:
       raise ValueError(
@@ -146,7 +159,7 @@ class _Search:
       if low == len(candidates) or self.gap() < _CLOSE:
         return
       rest = candidates[low + 1 :]
-      candidates = rest[self.kind[rest] != self.kind[candidates[low]]]
+      candidates = rest[(self.kind[rest] != self.kind[candidates[low]]) & ~self.closed[rest]]
 
   def exchange(self) -> None:
     """Trades chunks of low logit for others while that comes closer to the budget."""
@@ -172,7 +185,7 @@ class _Search:
   def _move(self) -> bool:
     """A few chunks of one kind in (or out) against as many of another as it takes."""
     best, best_cost = self.on, self.cost(self.on)
-    kinds = range(int(self.kind.max(initial=-1)) + 1)
+    kinds = [k for k in range(int(self.kind.max(initial=-1)) + 1) if k not in self.fixed]
     for step, one in itertools.product(_STEPS, kinds):
       start = self._stepped(one, step)
       if start is None or self.evaluations > _MOST:
@@ -219,7 +232,7 @@ class _Search:
 
   def _next(self, among: np.ndarray, step: int = 1) -> Sequence[int]:
     """Of every kind the first (step 1) or last (step -1) chunk among these."""
-    numbers = np.flatnonzero(among)[::step]
+    numbers = np.flatnonzero(among & ~np.isin(self.kind, list(self.fixed)))[::step]
     first = np.unique(self.kind[numbers], return_index=True)[1]
     return numbers[np.sort(first)].tolist()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -59,19 +59,19 @@ def make(
   for need in _NEEDS.get(name, ()):
     if have[need] is None:
       raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
+  make_logits: dict[str, Callable[..., Gates]] = {
+    'dense': lambda: graph.init_gates(mean=1.0),
+    'random': lambda: random_logits(graph, have['key']),
+    'uniform': lambda: uniform_logits(graph),
+    'same_counts': lambda: _signs(graph, graph.decide(have['theta'], **exact)),
+    'shuffled': lambda: have['theta'],
+    'magnitude': lambda: magnitude_logits(graph, have['params']),
+  }
   exact = {'budget': budget, 'unit': unit, **options}
-  if name == 'dense':
-    arch = graph.decide(graph.init_gates(mean=1.0))
-  elif name == 'uniform':
-    arch = graph.decide(uniform_logits(graph), **exact)
-  elif name == 'random':
-    arch = graph.decide(random_logits(graph, key), **exact)
-  elif name == 'shuffled':
-    arch = graph.decide(shuffle(graph, theta, key), **exact)
-  elif name == 'magnitude':
-    arch = graph.decide(magnitude_logits(graph, params), **exact)
-  else:
-    arch = graph.decide(shuffle(graph, _signs(graph, graph.decide(theta, **exact)), key))
+  logits = make_logits[name]()
+  if name in ('same_counts', 'shuffled'):
+    logits = shuffle(graph, logits, have['key'])
+  arch = graph.decide(logits, **({} if name in ('dense', 'same_counts') else exact))
   return arch.with_provenance(method=name)
 
 
@@ -93,12 +93,15 @@ def _signs(graph: ChannelGraph, arch: Architecture) -> Gates:
 
 
 def random_logits(graph: ChannelGraph, key: PRNGKey) -> Gates:
-  """A level for every group, N(0, 1), and N(0, .1^2) around it: random widths and branches."""
+  """A level for every group, N(0, 1), and N(0, 1) around it: random widths and branches.
+
+  Were the spread inside a group much smaller than the levels, a budget would keep some layers
+  whole and one channel of the others: no fair opponent.
+  """
   out = {}
   for number, (name, group) in enumerate(graph.gated_groups.items()):
     level, spread = jax.random.split(jax.random.fold_in(key, number))
-    noise = 0.1 * jax.random.normal(spread, (group.width,))
-    out[name] = jax.random.normal(level) + noise
+    out[name] = jax.random.normal(level) + jax.random.normal(spread, (group.width,))
   return out
 
 

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import flatten_util, lax
 
 from dapt_jax import gates as gates_lib
 from dapt_jax.gates import schedules
 from dapt_jax.graph import ChannelGraph
 from dapt_jax.models import population as population_lib
-from dapt_jax.pruning import losses, weights
+from dapt_jax.pruning import losses, vectors, weights
 from dapt_jax.types import Gates, Params, PRNGKey
 
 
@@ -47,12 +47,12 @@ class Population(NamedTuple):
   """What every network has of its own; leading axis K.
 
   Attributes:
-    params: weights and normalisation statistics.
+    params: f[K, P], weights and normalisation statistics, every network's as one vector.
     optimizer: states of the weight optimiser.
     member: i32[K], number of the network, so that its draws do not depend on the device it is on.
   """
 
-  params: Params
+  params: jax.Array
   optimizer: Any
   member: jax.Array
 
@@ -71,17 +71,19 @@ STATE_AXES = SearchState(None, 0)  # type: ignore[arg-type]
 
 
 class Search(NamedTuple):
-  """A pair of pure functions, as in optax.
+  """Pure functions, as in optax.
 
   Attributes:
     init: `init(key) -> SearchState`.
     update: `update(state, batch, axis_name=None) -> (state, metrics)`, with `batch` being
       `{'weights': batch, 'gates': batch}`; the weights' part has a leading axis of `inner_steps`
       where there are several.
+    params: `params(state)`, the population's parameters as a pytree, leading axis K.
   """
 
   init: Callable[[PRNGKey], SearchState]
   update: Callable[..., tuple[SearchState, dict[str, jax.Array]]]
+  params: Callable[[SearchState], Params]
 
 
 class Settings(NamedTuple):
@@ -153,11 +155,14 @@ def make_search(
   relaxation = gates_lib.get(given.relaxation)
   trainer = weight_optimizer or optax.set_to_zero()
 
-  def draw(member: jax.Array, key: PRNGKey, generation: jax.Array) -> tuple[Params, Any]:
+  unravel = _flat_form(source)
+
+  def draw(member: jax.Array, key: PRNGKey, generation: jax.Array) -> tuple[jax.Array, Any]:
     """Weights of a member's generation: the same wherever and whenever they are drawn."""
     named = jax.random.fold_in(key, _DRAWS)
     params = source.init(jax.random.fold_in(jax.random.fold_in(named, member), generation))
-    return params, trainer.init(params)
+    flat = flatten_util.ravel_pytree(params)[0]
+    return flat, trainer.init(flat)
 
   def init(key: PRNGKey) -> SearchState:
     theta = (start or graph.init_gates)(jax.random.fold_in(key, _START))
@@ -168,7 +173,7 @@ def make_search(
     params, optimizer = jax.tree.map(empty, shapes)
     shared = Shared(
       theta,
-      gate_optimizer.init(theta),
+      gate_optimizer.init(vectors.join(theta)),
       jnp.float32(given.multiplier),
       jnp.int32(0),
       key,
@@ -182,35 +187,34 @@ def make_search(
       lambda: draw(one.member, shared.key, generation),
       lambda: (one.params, one.optimizer),
     )
-    hard = given.hard(shared.step)
     noise = jax.random.fold_in(shared.key, _NOISE)
     noise = jax.random.fold_in(jax.random.fold_in(noise, one.member), shared.step)
-    def sample(logits: Gates) -> Gates:
-      drawn = relaxation.sample(logits, noise, hard, given.soft)
-      return keep_paths(graph, drawn, logits)
+    logits = vectors.join(shared.theta)
+    gates, to_logits = jax.vjp(
+      lambda x: relaxation.sample(x, noise, given.hard(shared.step), given.soft), logits
+    )
+    gates = vectors.split(vectors.keep_paths(graph, gates, logits), shared.theta)
 
-    gates, to_theta = jax.vjp(sample, shared.theta)
-
-    def look(carry: tuple[Params, Any], part: tuple[Any, jax.Array]):
+    def look(carry: tuple[jax.Array, Any], part: tuple[Any, jax.Array]):
       """Gradient on one batch; it moves the weights on all batches but the last."""
       params, optimizer = carry
       examples, is_last = part
-      gated, to_parts = jax.vjp(graph.apply_gates, params, gates)
+      gated, to_parts = jax.vjp(lambda p, a: graph.apply_gates(unravel(p), a), params, gates)
       loss, gradient = jax.value_and_grad(loss_fn)(gated, examples)
       of_params, of_gates = to_parts(gradient)
       moves, moved = trainer.update(of_params, optimizer, params)
       keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(is_last, o, n), new, old)
       params, optimizer = keep((optax.apply_updates(params, moves), moved), carry)
-      return (params, optimizer), (loss, of_gates)
+      return (params, optimizer), (loss, vectors.join(of_gates))
 
     parts = _parts(batch, source.inner_steps)
     is_last = jnp.arange(source.inner_steps + 1) == source.inner_steps
     (params, optimizer), (seen, of_gates) = lax.scan(look, (params, optimizer), (parts, is_last))
-    (gradient,) = to_theta(jax.tree.map(lambda g: g[-1], of_gates))
+    (gradient,) = to_logits(of_gates[-1])
     counts = (age >= given.warmup).astype(jnp.float32)
-    gradient = jax.tree.map(lambda g: counts * g, gradient)
     train_loss = seen[max(source.inner_steps - 1, 0)]
-    return Population(params, optimizer, one.member), (gradient, seen[-1], train_loss, counts)
+    population = Population(params, optimizer, one.member)
+    return population, (counts * gradient, seen[-1], train_loss, counts)
 
   def update(
     state: SearchState, batch: Mapping[str, Any], axis_name: str | None = None
@@ -225,7 +229,7 @@ def make_search(
       gradient, loss, train_loss, counts = lax.pmean(
         (gradient, loss, train_loss, counts), axis_name
       )
-    gradient = jax.tree.map(lambda g: g / jnp.maximum(counts, 1e-6), gradient)
+    gradient = gradient / jnp.maximum(counts, 1e-6)
     moved, cost = _move(graph, given, relaxation, gate_optimizer, shared, gradient, counts)
     metrics = {
       'loss': loss,
@@ -240,42 +244,17 @@ def make_search(
       metrics['target'] = _target(given, shared.step)
     return SearchState(moved, population), metrics
 
-  return Search(init, update)
+  return Search(init, update, lambda state: jax.vmap(unravel)(state.population.params))
 
 
-def keep_paths(graph: ChannelGraph, gates: Gates, theta: Gates) -> Gates:
-  """Opens the likeliest gate of every layer and sum that a draw has closed altogether.
+def _flat_form(source: weights.WeightSource) -> Callable[[jax.Array], Params]:
+  """The function that turns the vector of a network's weights into its parameters.
 
-  A network that is cut through says nothing about any of its gates. Only values change; the
-  derivative stays that of the draw.
-
-  Args:
-    graph: from `dapt.trace`.
-    gates: drawn gates.
-    theta: their logits.
-
-  Returns:
-    Gates of which every layer, and every sum without other summands, has an open one.
+  Weights travel as one vector: an optimiser on hundreds of small arrays takes longer to compile
+  than the network.
   """
-  out = dict(gates)
-  for names, is_open in zip(graph.sums, graph.open_sums):
-    if is_open or not all(n in gates for n in names):
-      continue
-    drawn, logits = (jnp.concatenate([tree[n] for n in names]) for tree in (gates, theta))
-    opened = _open_best(drawn, logits, np.arange(len(names)))
-    out |= {name: opened[i : i + 1] for i, name in enumerate(names)}
-  for name, group in graph.gated_groups.items():
-    if name in gates and group.kind not in ('branch', 'link'):
-      for layer in group.layers():
-        out[name] = _open_best(out[name], theta[name], layer)
-  return out
-
-
-def _open_best(drawn: jax.Array, logits: jax.Array, layer: np.ndarray) -> jax.Array:
-  """`drawn`, with 1 added to the gate of largest logit in `layer` if that is closed altogether."""
-  best = layer[0] if len(layer) == 1 else jnp.asarray(layer)[jnp.argmax(logits[layer])]
-  missing = (jnp.max(drawn[layer]) <= 0) * jax.nn.one_hot(best, len(drawn), dtype=drawn.dtype)
-  return drawn + lax.stop_gradient(missing)
+  shapes = jax.eval_shape(source.init, jax.random.key(0))
+  return flatten_util.ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))[1]
 
 
 def _target(given: Settings, step: jax.Array) -> jax.Array:
@@ -329,9 +308,9 @@ def _move(graph, given, relaxation, optimizer, shared, gradient, counts):
     return penalty, cost
 
   (_, cost), priced = jax.value_and_grad(price, has_aux=True)(shared.theta)
-  total = jax.tree.map(jnp.add, gradient, priced)
-  moves, state = optimizer.update(total, shared.optimizer, shared.theta)
-  theta = optax.apply_updates(shared.theta, moves)
+  logits = vectors.join(shared.theta)
+  moves, state = optimizer.update(gradient + vectors.join(priced), shared.optimizer, logits)
+  theta = vectors.split(optax.apply_updates(logits, moves), shared.theta)
   moving = (counts > 0) & (shared.step >= given.hold)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(moving, n, o), new, old)
   theta, state = keep((theta, state), (shared.theta, shared.optimizer))

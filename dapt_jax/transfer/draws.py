@@ -19,8 +19,8 @@ class Support(NamedTuple):
     draw: i32[runs], which draw; runs of equal draw and shots share their examples.
   """
 
-  index: np.ndarray
-  count: np.ndarray
+  index: np.ndarray  # type: ignore[assignment]
+  count: np.ndarray  # type: ignore[assignment]
   shots: np.ndarray
   draw: np.ndarray
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.data import Dataset, Standardizer
@@ -135,8 +136,9 @@ def compare(
   used, index = np.unique(support.index, return_inverse=True)
   support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
   supports = target.train.subset(used)
-  train_images = np.asarray(target.standardizer(supports.images))
-  test_images = np.asarray(target.standardizer(target.test.images))
+  train_images = jnp.asarray(target.standardizer(supports.images))
+  test_images = jnp.asarray(target.standardizer(target.test.images))
+  train_labels, test_labels = jnp.asarray(supports.labels), jnp.asarray(target.test.labels)
 
   def one(candidate: Candidate) -> None:
     label = candidate.label(target.name)
@@ -144,10 +146,10 @@ def compare(
       outcome = retrain.retrain(
         candidate.build(),
         train_images,
-        supports.labels,
+        train_labels,
         support,
         test_images,
-        target.test.labels,
+        test_labels,
         recipe=recipe,
         key=key,
       )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import flatten_util, lax
 
 from dapt_jax.models import population as population_lib
 from dapt_jax.transfer import draws
@@ -54,14 +54,17 @@ class Structure(NamedTuple):
 
   Attributes:
     init: `init(key) -> params`, first weights of one run.
-    apply: `apply(params, images) -> logits`, with stored statistics.
-    apply_train: `apply_train(params, images) -> (logits, new state)`, the batch's statistics.
+    apply: `apply(params, images) -> logits`, with stored statistics; called outside of loops.
+    apply_train: `apply_train(params, images) -> (logits, new state)`, the batch's statistics;
+      called inside a loop over runs and steps.
+    measure: the same as `apply_train`, called outside of loops; None: the same function.
     trainable: params with True leaves where the optimiser may move them; None: everything.
   """
 
   init: Callable[[PRNGKey], Params]
   apply: Callable[[Params, jax.Array], jax.Array]
   apply_train: Callable[[Params, jax.Array], tuple[jax.Array, Params]]
+  measure: Callable[[Params, jax.Array], tuple[jax.Array, Params]] | None = None
   trainable: Any = None
 
 
@@ -82,7 +85,7 @@ class Outcome(NamedTuple):
 
 
 class _Run(NamedTuple):
-  params: Params
+  params: jax.Array  # as one vector: an optimiser on many small arrays takes long to compile
   optimizer: Any
   key: PRNGKey
   loss: jax.Array
@@ -124,25 +127,30 @@ def retrain(
     FloatingPointError: if a run ended with a loss that is not finite.
   """
   train_images, train_labels = jnp.asarray(train_images), jnp.asarray(train_labels)
-  optimizer = _optimizer(structure, recipe)
+  shapes = jax.eval_shape(structure.init, key)
+  optimizer = _optimizer(structure, recipe, shapes)
+  zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  unravel = flatten_util.ravel_pytree(zeros)[1]
 
   def start(draw: jax.Array) -> _Run:
     own = jax.random.fold_in(key, draw)
-    params = structure.init(jax.random.fold_in(own, 0))
+    params = flatten_util.ravel_pytree(structure.init(jax.random.fold_in(own, 0)))[0]
     zero = jnp.int32(0)
     begin = jax.random.fold_in(own, 1)
     return _Run(params, optimizer.init(params), begin, jnp.float32(jnp.inf), zero, zero > 0)
 
-  def chunk(run: _Run, index: jax.Array, count: jax.Array, length: jax.Array) -> _Run:
+  def chunk(
+    run: _Run, index: jax.Array, count: jax.Array, length: jax.Array, images: Any, labels: Any
+  ) -> _Run:
     def step(_: int, carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
       run, total = carry
       key, batch_key = jax.random.split(run.key)
       chosen = index[jax.random.randint(batch_key, (recipe.batch_size,), 0, count)]
-      images, labels = train_images[chosen], train_labels[chosen]
 
-      def loss_fn(params: Params) -> jax.Array:
-        logits = structure.apply_train(params, images)[0]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+      def loss_fn(params: jax.Array) -> jax.Array:
+        logits = structure.apply_train(unravel(params), images[chosen])[0]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen])
+        return losses.mean()
 
       loss, gradient = jax.value_and_grad(loss_fn)(run.params)
       moves, state = optimizer.update(gradient, run.optimizer, run.params)
@@ -157,18 +165,18 @@ def retrain(
 
     return lax.cond(run.done, lambda: run, train)
 
-  def test(run: _Run, index: jax.Array) -> tuple[jax.Array, Params]:
-    params = refresh_statistics(structure, run.params, train_images[index])
-    logits = structure.apply(params, jnp.asarray(test_images))
-    return (logits.argmax(-1) == jnp.asarray(test_labels)).mean(), params
+  @jax.jit
+  def test(flat: jax.Array, supports: Any, images: Any, labels: Any) -> tuple[jax.Array, Params]:
+    params = refresh_statistics(structure, unravel(flat), supports)
+    return (structure.apply(params, images).argmax(-1) == labels).mean(), params
 
   over = population_lib.map_population
   index, count = jnp.asarray(support.index), jnp.asarray(support.count)
   runs = jax.jit(over(start))(jnp.asarray(support.draw))
-  train_chunk = jax.jit(over(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
+  train_chunk = jax.jit(over(chunk, in_axes=(0, 0, 0, None, None, None)), donate_argnums=0)
   for done in range(0, recipe.steps, recipe.chunk):
     length = min(recipe.chunk, recipe.steps - done)
-    runs = train_chunk(runs, index, count, jnp.int32(length))
+    runs = train_chunk(runs, index, count, jnp.int32(length), train_images, train_labels)
     active = int((~runs.done).sum())
     if on_chunk is not None:
       on_chunk(done + length, active, float(runs.loss.mean()))
@@ -180,22 +188,29 @@ def retrain(
       f'{int((~np.isfinite(loss)).sum())} of {len(loss)} runs ended with a loss that is not '
       f'finite; lower learning_rate (now {recipe.learning_rate})'
     )
-  accuracy, params = jax.jit(over(test))(runs, index)
-  return Outcome(np.asarray(accuracy), loss, np.asarray(runs.steps), params)
+  # Run by run and not in a loop of the program: large batches want the threaded convolution.
+  # Images are arguments, not constants of the program: the compiler would fold through them.
+  tests = jnp.asarray(test_images), jnp.asarray(test_labels)
+  accuracy, params = zip(*[test(p, train_images[i], *tests) for p, i in zip(runs.params, index)])
+  whole = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+  return Outcome(np.asarray(accuracy), loss, np.asarray(runs.steps), whole)
 
 
 def refresh_statistics(structure: Structure, params: Params, images: jax.Array) -> Params:
   """Replaces normalisation statistics by those of `images` f32[n, H, W, C] as one batch."""
-  _, state = structure.apply_train(params, images)
+  _, state = (structure.measure or structure.apply_train)(params, images)
   if not isinstance(params, dict) or not state:
     return params
   return {**params, **state}
 
 
-def _optimizer(structure: Structure, recipe: Recipe) -> optax.GradientTransformation:
+def _optimizer(
+  structure: Structure, recipe: Recipe, shapes: Params
+) -> optax.GradientTransformation:
   rate = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps, alpha=0.05)
   chain = optax.adamw(rate, weight_decay=recipe.weight_decay)
   if structure.trainable is None:
     return chain
-  labels = jax.tree.map(lambda t: 'train' if t else 'freeze', structure.trainable)
-  return optax.multi_transform({'train': chain, 'freeze': optax.set_to_zero()}, labels)
+  moving = jax.tree.map(lambda t, s: np.full(s.shape, t, np.float32), structure.trainable, shapes)
+  mask = flatten_util.ravel_pytree(moving)[0]
+  return optax.chain(chain, optax.stateless(lambda moves, _: moves * mask))

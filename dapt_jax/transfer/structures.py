@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 
 from dapt_jax.graph import Architecture, ChannelGraph
@@ -37,21 +35,29 @@ def of_architecture(
   Returns:
     The small network.
   """
-  overrides = overrides_lib.replay()
+  looped, outside = overrides_lib.replay(in_loop=True), overrides_lib.replay(in_loop=False)
   shapes = graph.tree.param_shapes
-  apply, _ = graph.shrink(arch, shapes, overrides=overrides)
-  apply_train, _ = train_graph.shrink(arch, shapes, overrides=overrides)
+  apply, _ = graph.shrink(arch, shapes, overrides=outside)
+  measure, _ = train_graph.shrink(arch, shapes, overrides=outside)
+  apply_train, _ = train_graph.shrink(arch, shapes, overrides=looped)
 
   def fresh(key: PRNGKey) -> Params:
     return graph.shrink(arch, model.init(key), rescale=True)[1]
 
   if inherited is None:
-    return Structure(fresh, apply, apply_train)
+    return Structure(fresh, apply, apply_train, measure)
   kept = graph.shrink(arch, inherited)[1]
-  return Structure(lambda key: kept, apply, apply_train)
+  return Structure(lambda key: kept, apply, apply_train, measure)
 
 
-def dense_pretrained(model: Model, params: Params, *, readout_only: bool, head: str) -> Structure:
+def dense_pretrained(
+  model: Model,
+  params: Params,
+  *,
+  readout_only: bool,
+  head: str,
+  outside: Model | None = None,
+) -> Structure:
   """The whole network with source weights and a new readout.
 
   Args:
@@ -59,6 +65,7 @@ def dense_pretrained(model: Model, params: Params, *, readout_only: bool, head: 
     params: its weights, trained on the source.
     readout_only: train nothing but the readout.
     head: name of the readout's entry in `params['params']`.
+    outside: the same network as it runs best outside of loops; None: `model`.
 
   Returns:
     The structure; its readout is drawn anew for every run.
@@ -78,9 +85,16 @@ def dense_pretrained(model: Model, params: Params, *, readout_only: bool, head: 
     trainable = jax.tree.map_with_path(
       lambda path, _: any(getattr(p, 'key', None) == head for p in path), params
     )
-  return Structure(init, model.apply, model.apply_train, trainable)
+  whole = of_model(model, outside)
+  return whole._replace(init=init, trainable=trainable)
 
 
-def of_model(model: Model, init: Callable[[PRNGKey], Params] | None = None) -> Structure:
-  """The whole network from fresh weights."""
-  return Structure(init or model.init, model.apply, model.apply_train)
+def of_model(model: Model, outside: Model | None = None) -> Structure:
+  """The whole network from fresh weights.
+
+  Args:
+    model: the network as it runs best inside a loop.
+    outside: the same as it runs best outside of loops; None: `model`.
+  """
+  other = outside or model
+  return Structure(model.init, other.apply, model.apply_train, other.apply_train)

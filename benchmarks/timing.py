@@ -1,0 +1,113 @@
+"""What the benchmarks share: interleaved timing, machine facts, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+RESULTS = pathlib.Path(__file__).parent / 'results'
+
+
+class Times(NamedTuple):
+  """Milliseconds of one function over the rounds.
+
+  Attributes:
+    median: median wall time.
+    low: lower quartile of the wall time.
+    high: upper quartile of the wall time.
+    cpu: median CPU time, summed over the threads of the process; less than cores times wall where
+      the function, or a busy machine, leaves cores unused.
+  """
+
+  median: float
+  low: float
+  high: float
+  cpu: float
+
+
+def interleaved(
+  functions: Mapping[str, Callable[[], Any]], repeats: int = 15, warmup: int = 2
+) -> dict[str, Times]:
+  """Times functions in turn, round after round, so that a busy spell hits all of them alike.
+
+  Args:
+    functions: functions without arguments; JAX arrays that they return are waited for.
+    repeats: measured rounds.
+    warmup: rounds that are not measured (compilation, caches).
+
+  Returns:
+    The times of every function.
+  """
+  wall: dict[str, list[float]] = {name: [] for name in functions}
+  cpu: dict[str, list[float]] = {name: [] for name in functions}
+  for turn in range(warmup + repeats):
+    for name, function in functions.items():
+      wall_start, cpu_start = time.perf_counter(), time.process_time()
+      jax.block_until_ready(function())
+      if turn >= warmup:
+        wall[name].append(1e3 * (time.perf_counter() - wall_start))
+        cpu[name].append(1e3 * (time.process_time() - cpu_start))
+  return {name: _summary(wall[name], cpu[name]) for name in functions}
+
+
+def _summary(wall: Sequence[float], cpu: Sequence[float]) -> Times:
+  """Median and quartiles of one function."""
+  low, median, high = (float(q) for q in np.percentile(wall, (25, 50, 75)))
+  return Times(median, low, high, float(np.median(cpu)))
+
+
+def machine(packages: Sequence[str] = ('jax', 'jaxlib', 'numpy')) -> dict[str, Any]:
+  """Facts that a timing needs to be read: processor, cores, load, devices, versions."""
+  processor = platform.processor() or platform.machine()
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  if cpuinfo.exists():
+    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith('model name')]
+    processor = names[0].split(':', 1)[1].strip() if names else processor
+  return {
+    'processor': processor,
+    'cores': os.cpu_count(),
+    'load': [round(value, 2) for value in os.getloadavg()],
+    'devices': [str(device) for device in jax.devices()],
+    'python': platform.python_version(),
+    **{name: metadata.version(name) for name in packages},
+  }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """A text table of rows; columns in the order in which the rows first name them."""
+  columns = list(dict.fromkeys(key for row in rows for key in row))
+  cells = [columns, *([_cell(row.get(key, '')) for key in columns] for row in rows)]
+  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+  return '\n'.join('  '.join(c.rjust(w) for c, w in zip(line, widths)) for line in cells)
+
+
+def _cell(value: Any) -> str:
+  """Floats with four digits, everything else as it prints."""
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def save(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> pathlib.Path:
+  """Writes the rows, the machine and further facts to `benchmarks/results/<name>.json`.
+
+  Args:
+    name: name of the benchmark.
+    rows: the rows of its table.
+    **facts: anything else that JSON can hold; a `machine` given here replaces our own.
+
+  Returns:
+    The path written.
+  """
+  RESULTS.mkdir(exist_ok=True)
+  path = RESULTS / f'{name}.json'
+  content = {'benchmark': name, 'machine': machine(), **facts, 'rows': list(rows)}
+  path.write_text(json.dumps(content, indent=1) + '\n')
+  return path

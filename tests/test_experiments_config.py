@@ -1,0 +1,98 @@
+"""Configurations, and how the apps refuse bad ones before any work."""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import experiments_tiny
+import pytest
+
+from experiments import schema
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = ROOT / 'tests' / 'experiments_tiny.py'
+#: What is wrong, and words that the one message must hold.
+BAD = {
+  '--config.search.bugdets=(0.5,)': ['search.bugdets', 'search.budgets'],
+  '--config.search.steps=many': ['search.steps'],
+  '--config.search.steps=0': ['search.steps = 0', 'int >= 1'],
+  '--config.search.budgets=(0.0,)': ['search.budgets', '0.0', '> 0'],
+  '--config.search.budgets=(1.5,)': ['search.budgets', '1.5', '<= 1'],
+  '--config.search.hard_start=-0.1': ['search.hard_start = -0.1', '> 0'],
+  '--config.search.hard_end=0.5': ['search.hard_end is 0.5, above hard_start 0.1'],
+  '--config.search.warmup=4': ['search.warmup is 4', 'lifetime=4'],
+  '--config.search.inner_steps=0': ['search.inner_steps is 0', 'random_features'],
+  '--config.search.relaxation=gumbel': ['search.relaxation', 'gumbel_trapezoid'],
+  '--config.devices=3': ['devices is 3', 'population = 2'],
+  '--config.model.options.widht=3': ['widht', 'configuration file'],
+  '--config.data.source=digitz': ['digitz', 'digits'],
+  '--config.data.targets=("letters",)': ['letters'],
+  'stray': ['stray'],
+}
+
+
+@pytest.fixture(scope='module')
+def outcomes(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('cases') / 'run'
+  common = [f'--config={CONFIG}', f'--workdir={workdir}']
+  lines = [[*common, bad] for bad in BAD] + [common[:1], common[1:], ['--help']]
+  env = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
+  script = [sys.executable, str(ROOT / 'tests' / 'experiments_cases.py'), json.dumps(lines)]
+  done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout.splitlines()[-1])
+  return dict(zip([*BAD, 'no workdir', 'no config', 'help'], found)), workdir
+
+
+@pytest.mark.parametrize('bad', list(BAD))
+def test_bad_configuration_is_one_message_and_code_2(outcomes, bad):
+  code, out, errors = outcomes[0][bad]
+  assert code == 2, errors
+  assert 'Traceback' not in errors and 'Traceback' not in out
+  said = errors + out
+  assert all(word in said for word in BAD[bad]), said
+  assert errors.count('error: ') == 1
+  assert len(errors.splitlines()) <= 4
+  assert 'data:' not in out
+
+
+def test_nothing_was_written(outcomes):
+  assert not outcomes[1].exists()
+
+
+@pytest.mark.parametrize('which, flag', [('no workdir', '--workdir'), ('no config', '--config')])
+def test_required_flags(outcomes, which, flag):
+  code, _, errors = outcomes[0][which]
+  assert code == 2 and 'Traceback' not in errors
+  assert flag in errors
+
+
+def test_help_names_the_flags(outcomes):
+  code, out, errors = outcomes[0]['help']
+  assert code in (0, 1) and 'Traceback' not in errors  # absl ends with 1 after help
+  assert all(flag in out + errors for flag in ('--config', '--workdir', '--[no]overwrite'))
+
+
+def _configs():
+  return sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem != '__init__')
+
+
+@pytest.mark.parametrize('name', _configs())
+def test_configurations_pass_the_schema(name):
+  module = importlib.import_module(f'configs.{name}')
+  schema.check(module.get_config())
+  assert all(word in module.__doc__ for word in ('Expected', 'Cost', 'Command'))
+
+
+def test_every_default_has_a_rule_and_passes():
+  schema.check(schema.default())
+  schema.check(experiments_tiny.get_config())
+
+
+def test_weights_that_are_never_trained_need_no_inner_steps():
+  c = experiments_tiny.get_config()
+  c.search.inner_steps, c.search.weights = 0, 'random_features'
+  schema.check(c)

@@ -1,0 +1,285 @@
+"""The apps end to end on a tiny configuration."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import experiments_tiny
+import jax
+import numpy as np
+import pytest
+import transfer_toys
+
+import dapt_jax as dapt
+from dapt_jax.training import loop, seeds, stopping, writers
+from dapt_jax.training import workdir as workdir_lib
+from dapt_jax.transfer import retrain
+from experiments import candidates, pipeline, prune, report, source, transfer
+from experiments import task as task_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+SEARCH = 'learned-macs0.4-seed0'
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """The work directory of a whole run."""
+  workdir = tmp_path_factory.mktemp('pipeline') / 'run'
+  pipeline.main(experiments_tiny.get_config(), str(workdir), False)
+  return workdir
+
+
+def _small(baselines=('dense',)):
+  """A configuration that compiles fast, for all that does not hang on the network."""
+  config = experiments_tiny.get_config('mlp')
+  config.transfer.update({'baselines': baselines, 'shots': (1,)})
+  return config
+
+
+@pytest.fixture(scope='module')
+def task():
+  return task_lib.load(_small())
+
+
+@pytest.fixture(scope='module')
+def compared(task, tmp_path_factory):
+  """A finished search and comparison of the small configuration."""
+  workdir = tmp_path_factory.mktemp('compared') / 'run'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(retrain, 'retrain', transfer_toys.pretend)
+    transfer.run(_small(), task, str(workdir), prune.run_all(_small(), task, str(workdir)))
+  return workdir
+
+
+def _rows(workdir):
+  with (workdir / 'transfer' / 'results.csv').open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_writes_page_tables_and_architecture(finished):
+  rows = _rows(finished)
+  methods = [r['method'] for r in rows]
+  assert methods == ['learned'] * 4 + ['random'] * 4
+  assert {(r['shots'], r['draw']) for r in rows} == {(s, d) for s in '12' for d in '01'}
+  for row in rows:
+    share = float(row['macs_share'])
+    assert 0 < share <= 0.4 + 1e-6
+    assert 0 <= float(row['accuracy']) <= 1
+    assert (row['source'], row['target'], row['steps']) == ('digits', 'digits', '4')
+  page = (finished / 'report.html').read_text()
+  assert '<html' in page and 'Tiny' in page and 'reconstruction' in page
+  for name in ('summary.csv', 'comparison.csv', 'finished.jsonl'):
+    assert (finished / 'transfer' / name).stat().st_size > 0
+  arch = dapt.Architecture.load(finished / 'search' / SEARCH / 'architecture.json')
+  assert arch.provenance['method'] == 'learned'
+  assert arch.provenance['settings']['budget'] == 0.4
+  assert set(arch.provenance['theta']) == set(arch.kept)
+  metrics = writers.read_jsonl(finished / 'search' / SEARCH / 'metrics.jsonl')
+  assert [m['step'] for m in metrics] == [1, 2, 4, 6]
+  stages = json.loads((finished / 'stages.json').read_text())
+  assert [s['name'] for s in stages] == ['data and graph', 'search', 'baselines and retraining']
+
+
+def _forbid(*args, **kwargs):
+  raise AssertionError('finished work was repeated')
+
+
+def test_again_repeats_nothing_and_gives_the_same_rows(finished, monkeypatch):
+  before = _rows(finished)
+  monkeypatch.setattr(loop, 'run', _forbid)
+  monkeypatch.setattr(retrain, 'retrain', _forbid)
+  config = experiments_tiny.get_config()
+  config.title, config.workers, config.search.log_every = 'Other words', 2, 3
+  pipeline.main(config, str(finished), False)
+  assert _rows(finished) == before
+  assert 'Other words' in (finished / 'report.html').read_text()
+
+
+def test_another_run_is_refused_with_the_differing_field(finished):
+  config = experiments_tiny.get_config()
+  config.search.gate_rate = 0.5
+  with pytest.raises(workdir_lib.WorkdirError) as error:
+    pipeline.main(config, str(finished), False)
+  said = str(error.value)
+  assert 'search.gate_rate: 0.03 -> 0.5' in said and 'overwrite' in said
+  config = experiments_tiny.get_config()
+  config.transfer.steps = 6
+  with pytest.raises(workdir_lib.WorkdirError, match=r'transfer\.steps: 4 -> 6'):
+    pipeline.main(config, str(finished), False)
+
+
+def test_overwrite_starts_afresh(compared, tmp_path, task, monkeypatch):
+  """Each app removes what it makes, and only that."""
+  workdir = tmp_path / 'copy'
+  shutil.copytree(compared, workdir)
+  config = _small(('random',))
+  before = (workdir / 'search' / SEARCH / 'metrics.jsonl').stat().st_mtime_ns
+  monkeypatch.setattr(retrain, 'retrain', transfer_toys.pretend)
+  monkeypatch.setattr(task_lib, 'load', lambda config: task)
+  with pytest.raises(workdir_lib.WorkdirError, match=r'transfer\.baselines'):
+    transfer.main(config, str(workdir), False)
+  transfer.main(config, str(workdir), True)
+  assert {r['method'] for r in _rows(workdir)} == {'learned', 'random'}
+  assert (workdir / 'search' / SEARCH / 'metrics.jsonl').stat().st_mtime_ns == before
+  config.search.steps = 2
+  with pytest.raises(workdir_lib.WorkdirError, match=r'search\.steps: 6 -> 2'):
+    prune.main(config, str(workdir), False)
+  prune.main(config, str(workdir), True)
+  metrics = writers.read_jsonl(workdir / 'search' / SEARCH / 'metrics.jsonl')
+  assert [m['step'] for m in metrics] == [1, 2]
+
+
+def test_stop_while_retraining_keeps_what_is_done(compared, tmp_path, task, monkeypatch):
+  shutil.copytree(compared / 'search', tmp_path / 'search')
+  config, real, calls = _small(), transfer_toys.pretend, []
+
+  def interrupted(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(retrain, 'retrain', interrupted)
+  learned = prune.run_all(config, task, str(tmp_path))
+  with pytest.raises(stopping.Interrupted) as error:
+    transfer.run(config, task, str(tmp_path), learned)
+  assert error.value.code == 75
+  done = (tmp_path / 'transfer' / 'finished.jsonl').read_text().count('\n')
+  assert done >= 1
+  monkeypatch.setattr(retrain, 'retrain', lambda *a, **k: calls.append(1) or real(*a, **k))
+  transfer.run(config, task, str(tmp_path), learned)
+  assert len(calls) == 2 - done
+  assert _rows(tmp_path) == _rows(compared)
+
+
+def _app(name, workdir, *more):
+  env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  config = ROOT / 'tests' / 'experiments_tiny.py'
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      f'experiments.{name}',
+      f'--config={config}:mlp',
+      f'--workdir={workdir}',
+      *more,
+    ],
+    env=env,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_sigterm_during_the_search_resumes(tmp_path):
+  """Two host devices: the population is sharded, as it is by default."""
+  more = ['--config.search.steps=100000', '--config.devices=2']
+  process = _app('prune', tmp_path, *more)
+  metrics = tmp_path / 'search' / 'learned-macs0.4-seed0' / 'metrics.jsonl'
+  while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 75, errors[-2000:]
+  [said] = [line for line in errors.splitlines() if 'to go on' in line]
+  assert 'stopped by SIGTERM at step' in said and 'Traceback' not in errors
+  reached = int(said.split('at step ')[1].split()[0])
+  assert 0 < reached < 100000
+  process = _app('prune', tmp_path, *more)
+  while process.poll() is None and writers.read_jsonl(metrics)[-1]['step'] <= reached + 2:
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=120)
+  assert f'going on from step {reached} of 100000' in errors
+  assert process.returncode == 75
+  steps = [m['step'] for m in writers.read_jsonl(metrics)]
+  assert steps == sorted(set(steps)) and steps[-1] > reached
+
+
+def test_search_variants_and_source_network(task, tmp_path):
+  """What the study adds: another search, and what starts from weights of the source."""
+  config = _small(('one_temperature', 'magnitude', 'inherited', 'pretrained_readout'))
+  config.search.steps = 2
+  learned = prune.run_all(config, task, str(tmp_path))
+  made = candidates.make(config, task, str(tmp_path), learned)
+  assert [(c.method, c.weights) for c in made] == [
+    ('learned', 'fresh'),
+    ('magnitude', 'fresh'),
+    ('one_temperature', 'fresh'),
+    ('inherited', 'inherited'),
+    ('pretrained_readout', 'inherited'),
+  ]
+  names = {p.name for p in (tmp_path / 'search').iterdir()}
+  assert names == {SEARCH, SEARCH.replace('learned', 'one_temperature')}
+  arch = dapt.Architecture.load(
+    tmp_path / 'search' / SEARCH.replace('learned', 'one_temperature') / 'architecture.json'
+  )
+  assert arch.provenance['method'] == 'one_temperature'
+  inherited, pretrained = (c.build().init(jax.random.key(0)) for c in made[-2:])
+  trained = source.train(config, task, str(tmp_path))
+  kept = task.graph.shrink(next(iter(learned.values())), trained)[1]
+  np.testing.assert_array_equal(
+    inherited['params']['dense1']['kernel'], kept['params']['dense1']['kernel']
+  )
+  np.testing.assert_array_equal(
+    pretrained['params']['dense1']['kernel'], trained['params']['dense1']['kernel']
+  )
+
+
+def test_source_network_is_trained_once(task, tmp_path):
+  config = _small()
+  first = source.train(config, task, str(tmp_path))
+  start = task.fast.init(seeds.key(config.seed, 'source'))
+  moved = np.asarray(first['params']['head']['kernel'] - start['params']['head']['kernel'])
+  assert np.abs(moved).max() > 1e-3
+  assert float(np.abs(first['batch_stats']['bn1']['mean']).max()) > 0
+  again = source.train(config, task, str(tmp_path))
+  np.testing.assert_array_equal(
+    first['params']['head']['kernel'], again['params']['head']['kernel']
+  )
+  config.transfer.source_steps = 5
+  with pytest.raises(workdir_lib.WorkdirError, match='steps: 4 -> 5'):
+    source.train(config, task, str(tmp_path))
+
+
+def test_batches_keep_weights_and_gates_apart(task):
+  config = experiments_tiny.get_config()
+  config.search.update({'inner_steps': 3, 'batch_size': 10})
+  at = prune.batches(task, config.search, seed=1)
+  first, again = at(4), at(4)
+  assert first['weights']['image'].shape == (3, 10, 8, 8, 1)
+  assert first['gates']['image'].shape == (10, 8, 8, 1)
+  assert (np.asarray(first['gates']['image']) == np.asarray(again['gates']['image'])).all()
+  seen = {'weights': set(), 'gates': set()}
+  for step in range(40):
+    for part, images in ((p, at(step)[p]['image']) for p in seen):
+      seen[part] |= {x.tobytes() for x in np.asarray(images).reshape(-1, 8, 8, 1)}
+  assert len(seen['gates']) > 100 and not seen['weights'] & seen['gates']
+
+
+def test_different_numbers_of_classes_are_refused(monkeypatch):
+  config = experiments_tiny.get_config()
+  real = task_lib._load
+  monkeypatch.setattr(
+    task_lib,
+    '_load',
+    lambda c, name, split: (
+      real(c, 'digits', split).classes(range(5)) if name == 'five' else real(c, name, split)
+    ),
+  )
+  config.data.targets = ('five',)
+  with pytest.raises(ValueError, match=r'\[5, 10\] classes'):
+    task_lib.load(config)
+
+
+def test_report_reads_what_is_there(finished, monkeypatch):
+  monkeypatch.setattr(loop, 'run', _forbid)
+  monkeypatch.setattr(retrain, 'retrain', _forbid)
+  (finished / 'report.html').unlink()
+  report.main(experiments_tiny.get_config(), str(finished), False)
+  assert (finished / 'report.html').is_file()
