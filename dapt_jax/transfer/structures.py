@@ -10,9 +10,6 @@ from dapt_jax.models.model import Model
 from dapt_jax.transfer.retrain import Structure
 from dapt_jax.types import Params, PRNGKey
 
-#: Where first weights may come from.
-WEIGHTS = ('fresh', 'inherited')
-
 
 def of_architecture(
   model: Model,
