@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dapt_jax.models import conv, pooling
+from dapt_jax.models import conv, patches, pooling
 
 CASES = {
   'same': ((7, 6), (3, 3), 3, 5, {}),
@@ -34,17 +34,38 @@ def _operands(case):
   return x, kernel, options
 
 
-def _value_and_grads(fn, *args):
-  loss = lambda *args: jnp.sum(jnp.sin(fn(*args)))
-  return jax.jit(lambda *args: (fn(*args), jax.grad(loss, tuple(range(len(args))))(*args)))(*args)
+def _values_and_grads(functions, *args):
+  """Value and gradients of several functions, compiled together."""
+  loss = lambda fn: lambda *args: jnp.sum(jnp.sin(fn(*args)))
+  grads = [jax.grad(loss(fn), tuple(range(len(args)))) for fn in functions]
+  return jax.jit(lambda *args: [(f(*args), g(*args)) for f, g in zip(functions, grads)])(*args)
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_patches_equals_lax(case):
+@pytest.mark.parametrize('in_chunks', [False, True])
+def test_every_lowering_equals_lax(case, in_chunks, monkeypatch):
+  if in_chunks:
+    monkeypatch.setattr(patches, 'CHUNK_BYTES', 1)  # image by image
   x, kernel, options = _operands(case)
-  wanted = _value_and_grads(functools.partial(conv.conv2d, lowering='lax', **options), x, kernel)
-  got = _value_and_grads(functools.partial(conv.conv2d, lowering='patches', **options), x, kernel)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, wanted)
+  functions = [
+    functools.partial(conv.conv2d, lowering=lowering, **options)
+    for lowering in ('lax', 'mixed', 'patches')
+  ]
+  wanted, *others = _values_and_grads(functions, x, kernel)
+  for got in others:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got, wanted)
+
+
+@pytest.mark.parametrize('lowering', ['mixed', 'patches'])
+def test_second_derivatives(lowering):
+  x, kernel, options = _operands('strided')
+
+  def penalty(kernel, lowering):
+    loss = lambda x: jnp.sum(jnp.sin(conv.conv2d(x, kernel, lowering=lowering, **options)))
+    return jnp.sum(jnp.square(jax.grad(loss)(x)))
+
+  got, wanted = (jax.jit(jax.grad(penalty), static_argnums=1)(kernel, n) for n in (lowering, 'lax'))
+  np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('case', ['explicit', 'dilated_strided', 'depthwise', 'grouped'])
@@ -118,14 +139,13 @@ def test_max_pool_lets_nan_through():
 
 
 def test_choice_by_backend_and_place():
-  big, deep = (64, 32, 32, 16), (64, 8, 8, 64)
-  kernel = lambda c: (3, 3, c, c)
+  square, pointwise = (3, 3, 16, 16), (1, 1, 16, 16)
   for backend in ('gpu', 'tpu'):
-    assert conv.choose(deep, kernel(64), backend=backend, in_loop=True) == 'lax'
-  assert conv.choose(big, kernel(16), backend='cpu') == 'lax'
-  assert conv.choose(big, kernel(16), backend='cpu', in_loop=True) == 'patches'
-  assert conv.choose(deep, (1, 1, 64, 64), backend='cpu') == 'patches'
-  assert conv.choose(big, (3, 3, 1, 16), groups=16, backend='cpu') == 'patches'
+    assert conv.choose(square, backend=backend, in_loop=True) == 'lax'
+  assert conv.choose(square, backend='cpu') == 'mixed'
+  assert conv.choose(square, backend='cpu', in_loop=True) == 'patches'
+  assert conv.choose(pointwise, backend='cpu') == 'patches'
+  assert conv.choose((3, 3, 1, 16), groups=16, backend='cpu') == 'patches'
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """Convolution: one place that decides how it is lowered, by backend, shape and place.
 
-Two lowerings give the same numbers (to rounding), and the same parameters serve both:
+Three lowerings give the same numbers (to rounding), and the same parameters serve all of them:
 
-* `'lax'`: `lax.conv_general_dilated`; the only choice on GPU and TPU, good for big maps on CPU.
-* `'patches'`: pad, shifted slices, concatenate, one matrix product (a depthwise convolution is a
-  sum of shifted products). On the CPU backend `lax.conv` inside `lax.scan` or `lax.map` runs about
-  50 times slower than outside of it: a loop body does not call the threaded kernel. Matrix
-  products do not suffer from this.
+* `'lax'`: `lax.conv_general_dilated`; the only choice on GPU and TPU.
+* `'mixed'`: the same, but the kernel's gradient by matrix products of patches.
+* `'patches'`: matrix products of patches throughout (a depthwise convolution is a sum of shifted
+  products). On the CPU backend `lax.conv` inside `lax.scan` or `lax.map` runs up to 50 times slower
+  than outside of it: a loop body does not call the threaded kernel. Matrix products do not suffer.
 
-`choose` holds the rule and the measurements behind it; `benchmarks/conv.py` guards it.
+`choose` holds the rule; docs/conv.md the measurements behind it; `benchmarks/conv.py` guards it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,44 +20,40 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LOWERINGS = ('auto', 'lax', 'patches')
+from dapt_jax.models import depthwise, patches
+
+LOWERINGS = ('auto', 'lax', 'mixed', 'patches')
 #: Padding of the two spatial axes: a name, or `((top, bottom), (left, right))`.
 Padding = str | Sequence[tuple[int, int]]
-_NHWC = ('NHWC', 'HWIO', 'NHWC')
 
 
 def choose(
-  input_shape: Sequence[int],
   kernel_shape: Sequence[int],
   *,
-  strides: tuple[int, int] = (1, 1),
   groups: int = 1,
   in_loop: bool = False,
   backend: str | None = None,
 ) -> str:
   """Decides the lowering of one convolution; a pure function of its arguments.
 
+  The rule: `'lax'` off the CPU. On the CPU `'patches'` in loops, for 1x1 kernels (one matrix
+  product) and for groups (where `lax` is slow), `'mixed'` for everything else.
+
   Args:
-    input_shape: `(N, H, W, C)` of the input.
     kernel_shape: `(kh, kw, C // groups, O)` of the kernel.
-    strides: window strides over `(H, W)`.
     groups: number of feature groups; `C` for a depthwise convolution.
     in_loop: whether the convolution runs in the body of `lax.scan`, `lax.map` or `lax.while_loop`,
       or is mapped over a population of kernels by `vmap`.
     backend: `'cpu'`, `'gpu'` or `'tpu'`; None means `jax.default_backend()`.
 
   Returns:
-    `'lax'` or `'patches'`.
+    `'lax'`, `'mixed'` or `'patches'`.
   """
   backend = jax.default_backend() if backend is None else backend
   if backend != 'cpu':
     return 'lax'
-  kh, kw, _, _ = kernel_shape
-  channels = input_shape[3]
-  if in_loop or groups > 1 or (kh, kw) == (1, 1):
-    return 'patches'
-  positions = -(-input_shape[1] // strides[0]) * -(-input_shape[2] // strides[1])
-  return 'patches' if positions <= 64 and channels >= 64 else 'lax'
+  pointwise = tuple(kernel_shape[:2]) == (1, 1)
+  return 'patches' if in_loop or groups > 1 or pointwise else 'mixed'
 
 
 def explicit_padding(
@@ -67,7 +62,7 @@ def explicit_padding(
   strides: Sequence[int],
   padding: Padding,
   dilation: Sequence[int] = (1, 1),
-) -> tuple[tuple[int, int], ...]:
+) -> tuple[tuple[int, int], tuple[int, int]]:
   """Turns `'SAME'`, `'VALID'` or pairs into `((top, bottom), (left, right))`.
 
   Args:
@@ -90,78 +85,33 @@ def explicit_padding(
       )
     spans = [(w - 1) * d + 1 for w, d in zip(window, dilation)]
     pairs = lax.padtype_to_pads(tuple(size), spans, tuple(strides), padding)
-    return tuple((int(low), int(high)) for low, high in pairs)
+    return _two_pairs(pairs)
   if len(padding) != len(size) or any(len(pair) != 2 for pair in padding):
     raise ValueError(f'padding={padding!r}: give one (low, high) pair for each of {len(size)} axes')
-  return tuple((int(low), int(high)) for low, high in padding)
+  return _two_pairs(padding)
 
 
-def shifted_windows(
-  x: jax.Array,
-  window: tuple[int, int],
-  strides: tuple[int, int],
-  dilation: tuple[int, int] = (1, 1),
-) -> list[jax.Array]:
-  """The views of an already padded input under each window position, in row-major order.
-
-  Args:
-    x: `[N, H, W, C]`, padded.
-    window: `(kh, kw)`.
-    strides: window strides.
-    dilation: window dilation.
-
-  Returns:
-    `kh * kw` arrays `[N, H', W', C]`; entry `i * kw + j` is what window entry `(i, j)` sees.
-  """
-  n, h, w, c = x.shape
-  (kh, kw), (sh, sw), (dh, dw) = window, strides, dilation
-  rows = (h - (kh - 1) * dh - 1) // sh + 1
-  cols = (w - (kw - 1) * dw - 1) // sw + 1
-  if rows < 1 or cols < 1:
-    raise ValueError(f'window {window} with dilation {dilation} is larger than the padded {h}x{w}')
-  return [
-    lax.slice(
-      x,
-      (0, i * dh, j * dw, 0),
-      (n, i * dh + (rows - 1) * sh + 1, j * dw + (cols - 1) * sw + 1, c),
-      (1, sh, sw, 1),
-    )
-    for i, j in itertools.product(range(kh), range(kw))
-  ]
+def _two_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], tuple[int, int]]:
+  """Plain ints, hashable."""
+  (top, bottom), (left, right) = pairs
+  return (int(top), int(bottom)), (int(left), int(right))
 
 
-def pad_spatial(x: jax.Array, pads: Sequence[tuple[int, int]], value: float = 0.0) -> jax.Array:
-  """Pads (or, for negative pads, crops) the spatial axes of `[N, H, W, C]`."""
-  if not any(low or high for low, high in pads):
-    return x
-  config = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
-  return lax.pad(x, jnp.asarray(value, x.dtype), config)
-
-
-def _conv_patches(
-  x: jax.Array,
-  kernel: jax.Array,
-  strides: tuple[int, int],
-  pads: Sequence[tuple[int, int]],
-  dilation: tuple[int, int],
-  groups: int,
+def _grouped_patches(
+  x: jax.Array, kernel: jax.Array, geometry: patches.Geometry, groups: int
 ) -> jax.Array:
-  """The 'patches' lowering; the arguments of `conv2d` with explicit pads."""
-  kh, kw, inner, out = kernel.shape
-  windows = shifted_windows(pad_spatial(x, pads), (kh, kw), strides, dilation)
-  taps = kernel.reshape(kh * kw, inner, out)
-  if groups == 1:
-    stacked = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
-    return stacked @ taps.reshape(kh * kw * inner, out)
+  """Grouped convolution without `lax.conv`; depthwise where every group has one channel."""
+  inner, width = kernel.shape[2:]
   if inner == 1:
-    # Output channel o of a depthwise convolution reads input channel o // multiplier.
-    multiplier = out // groups
-    windows = windows if multiplier == 1 else [jnp.repeat(v, multiplier, -1) for v in windows]
-    return sum((v * tap[0] for v, tap in zip(windows[1:], taps[1:])), windows[0] * taps[0, 0])
-  grouped = jnp.stack([v.reshape(*v.shape[:3], groups, inner) for v in windows], axis=-2)
-  blocks = taps.reshape(kh * kw, inner, groups, out // groups)
-  y = jnp.einsum('nhwgkc,kcgo->nhwgo', grouped, blocks)
-  return y.reshape(*y.shape[:3], out)
+    # Output channel o reads input channel o // multiplier.
+    multiplier = width // groups
+    x = x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
+    return depthwise.conv(x, kernel, geometry)
+  parts = [
+    patches.conv(part, block, geometry)
+    for part, block in zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1))
+  ]
+  return jnp.concatenate(parts, axis=-1)
 
 
 def conv2d(
@@ -184,7 +134,8 @@ def conv2d(
     padding: `'SAME'`, `'VALID'` or `((top, bottom), (left, right))`.
     dilation: kernel dilation.
     groups: feature groups; `C` makes the convolution depthwise.
-    lowering: `'auto'` (see `choose`), `'lax'` or `'patches'`.
+    lowering: `'auto'` (see `choose`), `'lax'`, `'mixed'` or `'patches'`. All but `'lax'` have
+      derivatives in reverse mode only.
     in_loop: tells `'auto'` that this runs inside a loop body or under `vmap` over kernels.
 
   Returns:
@@ -203,19 +154,15 @@ def conv2d(
       'and O must be a multiple of groups'
     )
   if lowering == 'auto':
-    lowering = choose(x.shape, kernel.shape, strides=strides, groups=groups, in_loop=in_loop)
+    lowering = choose(kernel.shape, groups=groups, in_loop=in_loop)
   pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
-  if lowering == 'patches':
-    return _conv_patches(x, kernel, strides, pads, dilation, groups)
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    strides,
-    pads,
-    rhs_dilation=dilation,
-    dimension_numbers=_NHWC,
-    feature_group_count=groups,
-  )
+  (sh, sw), (dh, dw) = strides, dilation
+  geometry = patches.Geometry((sh, sw), pads, (dh, dw))
+  if lowering == 'lax':
+    return patches.conv_lax(x, kernel, geometry, groups)
+  if groups > 1:
+    return _grouped_patches(x, kernel, geometry, groups)
+  return (patches.conv if lowering == 'patches' else patches.conv_mixed)(x, kernel, geometry)
 
 
 def conv_general_dilated(

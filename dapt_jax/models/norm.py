@@ -44,11 +44,14 @@ class BatchNorm(nn.Module):
   def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of the batch, over devices too when `axis_name` is set."""
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    if self.axis_name is not None:
-      mean = lax.pmean(mean, self.axis_name)
-    # Two passes: E[x^2] - E[x]^2 loses all digits when |mean| >> deviation.
-    var = jnp.mean(jnp.square(x - mean), axes)
-    if self.axis_name is not None:
-      var = lax.pmean(var, self.axis_name)
-    return mean, var
+    # One pass over x for both moments. Taken about a value near the mean, here the first example's
+    # mean, E[d^2] - E[d]^2 keeps its digits where |mean| >> deviation.
+    shift = self._over_devices(lax.stop_gradient(jnp.mean(x[:1], axes)))
+    deviation = x - shift
+    first = self._over_devices(jnp.mean(deviation, axes))
+    second = self._over_devices(jnp.mean(jnp.square(deviation), axes))
+    return shift + first, jnp.maximum(second - jnp.square(first), 0.0)
+
+  def _over_devices(self, value: jax.Array) -> jax.Array:
+    """Mean over `axis_name`, if there is one."""
+    return value if self.axis_name is None else lax.pmean(value, self.axis_name)
