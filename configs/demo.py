@@ -2,7 +2,7 @@
 
 Expected: a search at 20% of the MACs, retrained with 1, 5, 10 and 20 digits a class, beside the
 whole network, random architectures and uniform widths of equal MACs.
-Cost: under 5 minutes on 2 cores.
+Cost: a few minutes on 2 quiet cores, most of it compilation.
 Command: make demo
 """
 

@@ -3,7 +3,7 @@
 Argument: SOURCE-TARGET, e.g. `--config=configs/study.py:fashion_mnist-mnist` (the default) or
 `--config=configs/study.py:mnist-digits`. Budgets 20 and 10% of the MACs, three search seeds, ten
 draws, every baseline.
-Expected: see docs/results.md.
+Expected: not measured yet on a quiet machine; the report states wins, ties and losses.
 Cost: about half an hour of two cores per pair and budget.
 Command: make study-fashion, make study-mnist (data: python -m dapt_jax.data.fetch fashion_mnist
 mnist)
