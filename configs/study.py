@@ -28,7 +28,6 @@ def get_config(pair='fashion_mnist-mnist'):
     'readout': 'flatten',
   }
   c.search.budgets = (0.2, 0.1)
-  c.search.steps = 600
   c.transfer.steps = 200
   c.transfer.stop_loss = 0.02
   return c

@@ -30,7 +30,7 @@ def make(
     learned: {search name: architecture} of `prune.run_all`.
 
   Returns:
-    Candidates; architectures that came out equal stay separate entries.
+    Candidates; architectures that came out equal stay separate entries with equal results.
   """
   maker = _Maker(config, task, workdir)
   out = [maker.dense()] if 'dense' in config.transfer.baselines else []
@@ -77,7 +77,8 @@ class _Maker:
     )
     weights = 'fresh' if inherited is None else 'inherited'
     unit = self.config.search.unit
-    return Candidate(method, name, build, budget, unit, seed, weights, arch.costs)
+    content = f'{weights}|{arch.fingerprint()}'
+    return Candidate(method, name, build, budget, unit, seed, weights, arch.costs, content)
 
   def dense(self) -> Candidate:
     """The whole network from fresh weights."""

@@ -9,6 +9,7 @@ a stopped one goes on.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -21,6 +22,7 @@ from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
+from dapt_jax.transfer import draws
 from experiments import flags, source
 from experiments import task as task_lib
 
@@ -86,7 +88,12 @@ def search(
       return dapt.Architecture.load(made)
     searcher = make_search(config, task, workdir, budget, variant)
     result = loop.run(
-      runner.make_update(searcher.update, state_axes=pruning.STATE_AXES, kind=_kind(config)),
+      runner.make_update(
+        searcher.update,
+        state_axes=pruning.STATE_AXES,
+        batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
+        kind=_kind(config),
+      ),
       searcher.init(seeds.key(seed, 'search')),
       batches(task, config.search, seed),
       num_steps=config.search.steps,
@@ -137,8 +144,12 @@ def make_search(
     damping=c.damping,
     ramp=int(c.ramp * c.steps),
     concave=c.concave,
+    branch_price=c.branch_price,
+    sharp_cost=c.sharp_cost and variant != 'one_temperature',
+    redraw=c.redraw,
     warmup=min(c.warmup, max(weights.lifetime - 1, 0)) if weights.lifetime else 0,
     hold=c.hold,
+    own_batches=_has_episodes(c),
   )
   optimizers = {'adam': optax.adam, 'sgd': optax.sgd, 'mirror': gates.mirror_descent}
   return pruning.make_search(
@@ -163,17 +174,48 @@ def batches(task: task_lib.Task, settings: Any, seed: int):
   """`batches(step)`: disjoint halves of the source data for weights and gates."""
   halves = data.split(task.source, (0.5, 0.5), seed)
   size, inner = settings.batch_size, settings.inner_steps
-  for_weights = data.make_batcher(halves[0], size * max(inner, 1), seed)
+  lead = (inner,) if inner > 1 else ()
+  if _has_episodes(settings):
+    for_weights, lead = episodes(halves[0], settings, seed), (settings.population, *lead)
+  else:
+    for_weights = data.make_batcher(halves[0], size * max(inner, 1), seed)
   for_gates = data.make_batcher(halves[1], size, seed + 1)
 
   def standard(batch):
     return {'image': task.standardizer(batch['image']), 'label': batch['label']}
 
   def at(step: int):
-    weights = standard(for_weights(step))
-    if inner > 1:
-      weights = jax.tree.map(lambda x: x.reshape(inner, size, *x.shape[1:]), weights)
+    weights = jax.tree.map(
+      lambda x: x.reshape(*lead, size, *x.shape[1:]), standard(for_weights(step))
+    )
     return {'weights': weights, 'gates': standard(for_gates(step))}
+
+  return at
+
+
+def episodes(dataset: data.Dataset, settings: Any, seed: int):
+  """`batches(step)`: for every network of a population a batch out of its own few examples.
+
+  With each draw of weights a network gets a support set of `settings.shots` examples a class, as
+  the target will give it, and sees nothing else until the next draw.
+  """
+  size, lifetime = settings.population, settings.lifetime
+  count = settings.batch_size * max(settings.inner_steps, 1)
+
+  @functools.lru_cache(maxsize=4 * size)
+  def support(member: int, generation: int):
+    own = np.random.SeedSequence([seed, member, generation]).generate_state(1)[0]
+    return draws.draw(dataset.labels, settings.shots, int(own))
+
+  def at(step: int):
+    chosen = []
+    for member in range(size):
+      _, generation = pruning.age(member, step, lifetime, size)
+      own = support(member, int(generation))
+      random = np.random.default_rng([seed, member, step])
+      chosen.append(own[random.integers(len(own), size=count)])
+    images, labels = dataset.take(np.concatenate(chosen))
+    return {'image': images, 'label': labels}
 
   return at
 
@@ -181,6 +223,10 @@ def batches(task: task_lib.Task, settings: Any, seed: int):
 def probabilities(theta) -> dict[str, np.ndarray]:
   """Gate probabilities by group, for the metrics file."""
   return {f'gate/{n}': np.round(np.asarray(gates.probability(t)), 4) for n, t in theta.items()}
+
+
+def _has_episodes(settings: Any) -> bool:
+  return bool(settings.shots) and settings.inner_steps > 0
 
 
 def _kind(config: Any) -> runner.Kind:

@@ -28,6 +28,7 @@ def get_config(model='multibranch'):
       'steps': 6,
       'population': 2,
       'batch_size': 16,
+      'shots': 2,
       'lifetime': 4,
       'warmup': 1,
       'hold': 1,

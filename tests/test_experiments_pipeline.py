@@ -17,6 +17,7 @@ import pytest
 import transfer_toys
 
 import dapt_jax as dapt
+from dapt_jax import pruning
 from dapt_jax.training import loop, seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
@@ -260,6 +261,26 @@ def test_batches_keep_weights_and_gates_apart(task):
     for part, images in ((p, at(step)[p]['image']) for p in seen):
       seen[part] |= {x.tobytes() for x in np.asarray(images).reshape(-1, 8, 8, 1)}
   assert len(seen['gates']) > 100 and not seen['weights'] & seen['gates']
+
+
+def test_every_network_has_its_own_few_examples_for_life(task):
+  config = experiments_tiny.get_config()
+  config.search.update({'inner_steps': 2, 'batch_size': 30, 'shots': 1, 'lifetime': 6})
+  at = prune.batches(task, config.search, seed=1)
+  lives = {}
+  for step in range(12):
+    images, labels = at(step)['weights']['image'], at(step)['weights']['label']
+    assert images.shape == (2, 2, 30, 8, 8, 1)
+    for member in range(2):
+      generation = int(pruning.age(member, step, 6, 2)[1])
+      seen = lives.setdefault((member, generation), set())
+      pairs = zip(np.asarray(images[member]).reshape(-1, 64), labels[member].ravel())
+      seen |= {(x.tobytes(), int(y)) for x, y in pairs}
+  assert sorted(lives) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+  for seen in lives.values():
+    assert sorted(y for _, y in seen) == list(range(10))
+  alive = list(lives.values())
+  assert not any(alive[i] == alive[j] for i in range(5) for j in range(i))
 
 
 def test_different_numbers_of_classes_are_refused(monkeypatch):

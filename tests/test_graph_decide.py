@@ -142,9 +142,36 @@ def test_round_to(budget):
   assert any(len(i) % 4 for i in loose.kept.values())
 
 
+def _opened(graph, theta, budget):
+  arch = graph.decide(theta, budget=budget)
+  assert 0.98 * budget <= arch.costs['macs']['share'] <= budget * (1 + 1e-6)
+  return {n.split('/', 1)[1] for n, k in arch.kept.items() if n.startswith('branch:') and len(k)}
+
+
+def test_branches_below_zero_stay_closed_unless_the_budget_cannot_be_spent():
+  operators = ('conv1x1', 'conv3x3', 'conv5x5', 'max_pool', 'skip')
+  apply_fn, params = nets.model(
+    'multibranch', cells=1, widths=(40,), operators=operators, reductions=()
+  )
+  graph = graph_lib.trace(apply_fn, params, nets.images(1))
+  theta = {n: np.linspace(3.0, 2.0, g.width) for n, g in graph.gated_groups.items()}
+  logit = {'conv1x1': -0.2, 'conv3x3': 1.0, 'conv5x5': -0.3, 'max_pool': -0.1, 'skip': 2.0}
+  for operator, value in logit.items():
+    theta[f'branch:cell1/{operator}/bn'] = np.array([value])
+  alone = graph.decide(theta).costs['macs']['share']
+  # Less than the open branches cost: widths go, no branch comes.
+  narrow = {n: np.float32(t > 0) for n, t in theta.items()}
+  narrow['stem/conv'][36:] = 0
+  assert _opened(graph, theta, float(graph.cost(narrow))) == {'conv3x3/bn', 'skip/bn'}
+  # More: closed branches come, the free one among them does not.
+  opened = _opened(graph, theta, 1.6 * alone)
+  assert {'conv3x3/bn', 'skip/bn', 'conv5x5/bn'} <= opened and 'max_pool/bn' not in opened
+
+
 def test_min_width_holds_on_every_axis_of_living_layers():
   graph = _default('resnet20')
   theta = _logits(graph, 'random')
+  theta = {n: np.abs(t) for n, t in theta.items()}
   theta['stem/conv'] -= 100.0
   arch = graph.decide(theta, budget=0.2, min_width=3)
   gates = arch.masks()

@@ -178,6 +178,16 @@ def test_random_varies_widths_between_layers():
   assert len({a.fingerprint() for a in archs}) == 5
 
 
+def test_random_varies_branches(branched):
+  """Few and many operators a cell, all of them wanted, at the same cost."""
+  _, graph = branched
+  archs = [baselines.make('random', graph, budget=BUDGET, key=jax.random.key(k)) for k in range(8)]
+  counts = [sum(len(k) for n, k in a.kept.items() if n.startswith('branch:')) for a in archs]
+  assert max(counts) - min(counts) >= 3
+  assert len({a.fingerprint() for a in archs}) == 8
+  assert all(0.98 * BUDGET <= a.costs['macs']['share'] <= BUDGET * (1 + 1e-6) for a in archs)
+
+
 def test_options_reach_the_decision(plain):
   arch = _make('random', plain, round_to=4)
   assert all(len(k) % 4 == 0 or len(k) == arch.widths[n] for n, k in arch.kept.items())

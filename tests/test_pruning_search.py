@@ -19,7 +19,6 @@ from dapt_jax import gates as gates_lib
 from dapt_jax import graph as graph_lib
 from dapt_jax import pruning
 from dapt_jax.gates import schedules
-from dapt_jax.pruning import search as search_lib
 from dapt_jax.pruning import vectors
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -65,7 +64,7 @@ def test_update_traces_once(net):
 def test_ages_are_staggered(lifetime, size):
   steps = 3 * lifetime + 2
   age_of = jax.vmap(
-    lambda step: jax.vmap(lambda m: search_lib._age(m, step, lifetime, size))(jnp.arange(size))
+    lambda step: jax.vmap(lambda m: pruning.age(m, step, lifetime, size))(jnp.arange(size))
   )
   ages, generations = (np.asarray(x) for x in age_of(jnp.arange(steps)))
   assert (ages[0] == 0).all() and (generations[0] == 0).all()
@@ -84,7 +83,7 @@ def test_ages_are_staggered(lifetime, size):
 
 
 def test_no_lifetime_draws_once():
-  ages = [search_lib._age(jnp.int32(1), jnp.int32(s), 0, 4) for s in (0, 1, 500)]
+  ages = [pruning.age(jnp.int32(1), jnp.int32(s), 0, 4) for s in (0, 1, 500)]
   assert [(int(a), int(g)) for a, g in ages] == [(0, 0), (1, 0), (500, 0)]
 
 
@@ -273,6 +272,62 @@ def test_damping_and_ramp_reach_the_budget():
   assert (np.diff(falling) <= 1e-7).all()
 
 
+def test_own_batches_train_each_network_on_its_own(net):
+  graph, init, apply = net
+  source = pruning.weights.fresh(init, 50)
+  shared, own = (
+    toys.search(graph, toys.cross_entropy(apply), source, own_batches=b) for b in (False, True)
+  )
+  start = shared.init(jax.random.key(0))
+  one, other = toys.batch(0), toys.examples(77)
+  pair = lambda a, b: {**one, 'weights': jax.tree.map(lambda x, y: np.stack([x, y]), a, b)}
+  update = jax.jit(own.update)
+  same, _ = update(start, pair(one['weights'], one['weights']))
+  plain, _ = jax.jit(shared.update)(start, one)
+  parts = lambda state: (state.population, state.shared.theta)
+  chex.assert_trees_all_close(parts(same), parts(plain), rtol=1e-5, atol=1e-7)
+  mixed, _ = update(start, pair(one['weights'], other))
+  chex.assert_trees_all_equal(mixed.population.params[0], same.population.params[0])
+  assert (mixed.population.params[1] != same.population.params[1]).any()
+
+
+@pytest.mark.parametrize('redraw', [1, 3])
+def test_a_draw_of_gates_is_kept(net, redraw):
+  """With weights, logits and batch at rest, the loss moves only when gates are drawn."""
+  graph, init, apply = net
+  made = toys.search(
+    graph,
+    toys.cross_entropy(apply),
+    pruning.weights.random_features(init, 6),
+    gate=optax.set_to_zero(),
+    relaxation='gumbel_trapezoid',
+    population=1,
+    redraw=redraw,
+  )
+  losses = []
+  toys.run(made, lambda step: toys.batch(0), 12, every=lambda s, _, m: losses.append(m['loss']))
+  changed = [bool(a != b) for a, b in itertools.pairwise(losses)]
+  assert changed == [(step % 6) % redraw == 0 for step in range(1, 12)]
+
+
+def test_price_of_branches_moves_branches_only():
+  graph = _branched()
+  init = lambda key: jax.tree.map(lambda s: jnp.ones(s.shape), graph.tree.param_shapes)
+  nothing = lambda params, batch: 0.0 * sum(x.sum() for x in jax.tree.leaves(params))
+  source = pruning.weights.fixed(init)
+  falls = []
+  for price in (0.0, 0.5):
+    settings = {'branch_price': price, 'multiplier': 2.0, 'relaxation': 'gumbel_trapezoid'}
+    made = toys.search(graph, nothing, source, **settings)
+    state = made.init(jax.random.key(0))
+    after, _ = jax.jit(made.update)(state, {'gates': toys.examples(0)})
+    falls.append({n: np.asarray(t - after.shared.theta[n]) for n, t in state.shared.theta.items()})
+  for name, fall in falls[0].items():
+    # The expected gate is sigmoid(theta) in this relaxation: its slope at 0 is a quarter.
+    extra = 0.5 * 0.25 if name.startswith('branch') else 0.0
+    np.testing.assert_allclose(falls[1][name] - fall, extra, atol=2e-3)
+
+
 def test_damping_is_nothing_without_a_budget(net):
   graph, init, apply = net
   thetas = [
@@ -291,6 +346,30 @@ def test_damping_is_nothing_without_a_budget(net):
     for damping in (0.0, 5.0)
   ]
   chex.assert_trees_all_equal(*thetas)
+
+
+def test_sharp_cost_is_that_of_the_decision(net):
+  """Gates that are rarely drawn count in the expected cost, not in the sharp one."""
+  graph, init, apply = net
+  start = lambda key: {n: jnp.where(jnp.arange(8) < 4, 2.0, -2.0) for n in graph.init_gates()}
+  costs = []
+  for sharp in (False, True):
+    made = toys.search(
+      graph,
+      toys.cross_entropy(apply),
+      pruning.weights.fixed(init),
+      relaxation='gumbel_trapezoid',
+      start=start,
+      sharp_cost=sharp,
+      multiplier=1.0,
+    )
+    state = made.init(jax.random.key(0))
+    after, metrics = jax.jit(made.update)(state, toys.batch(0, inner=0))
+    costs.append(float(metrics['cost']))
+    assert all((t != after.shared.theta[n]).all() for n, t in state.shared.theta.items())
+  decided = graph.decide(start(None)).costs['macs']['share']
+  assert costs[1] == pytest.approx(decided, abs=1e-6)
+  assert costs[0] == pytest.approx(0.5, abs=1e-6)
 
 
 _GATES = {
@@ -356,6 +435,8 @@ def test_devices_do_not_change_the_result(tmp_path):
     ({'multiplier': -1.0}, ['multiplier is -1.0', 'negative']),
     ({'damping': -0.1}, ['damping is -0.1']),
     ({'concave': -0.1}, ['concave is -0.1']),
+    ({'branch_price': -0.1}, ['branch_price is -0.1']),
+    ({'redraw': 0}, ['redraw is 0', 'at least 1']),
     ({'ramp': -1}, ['ramp is -1']),
     ({'warmup': -1}, ['warmup is -1']),
     ({'hold': -1}, ['hold is -1']),

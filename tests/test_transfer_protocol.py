@@ -54,6 +54,19 @@ def test_threads_give_the_rows_of_one(rows):
   assert go([candidate('a'), candidate('b')], workers=2) == rows
 
 
+def test_equal_content_is_retrained_once(tmp_path, pretended):
+  built = []
+  named = lambda name: candidate(name, lambda: built.append(name) or toys.linear())
+  same = [named(n)._replace(content=c) for n, c in (('a', 'x'), ('b', None), ('c', 'x'))]
+  seen = []
+  ledger = protocol.Ledger(tmp_path / 'ledger.jsonl')
+  rows = go(same, ledger, on_done=lambda c: seen.append(c.architecture))
+  assert sorted(built) == ['a', 'b'] and sorted(seen) == ['a', 'b', 'c']
+  assert [r['architecture'] for r in rows[::4]] == ['a', 'b', 'c']
+  assert [r['accuracy'] for r in rows[:4]] == [r['accuracy'] for r in rows[8:]]
+  assert sorted(protocol.Ledger(ledger.path).rows) == sorted(c.label('toy') for c in same)
+
+
 def _must_not_build():
   raise AssertionError('a finished candidate was built again')
 

@@ -3,8 +3,9 @@
 Gates move in chunks of `round_to` channels that occur on the same axes, so that every axis keeps a
 multiple of it. Taken are the longest run of chunks in decreasing logit that fits, then the
 chunks behind it that still fit, then exchanges until the budget is met within `_CLOSE`. What is
-left of a budget is spent on widths: a branch with a logit below zero that the run did not reach
-stays closed, because which branches are open is what the search has found out.
+left of a budget is spent on widths: a branch with a logit below zero stays closed, because which
+branches are open is what the search has found out. Only where widths cannot spend the budget
+(`_FAR`), such branches open after all, one at a time and as few as it takes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 #: Distance to the budget, relative to it, at which exchanges stop.
 _CLOSE = 0.005
-#: Distance above which branches are exchanged too, where there are widths as well.
+#: Distance above which branches of a logit below zero open.
 _FAR = 0.02
 #: Costs evaluated at most while exchanging.
 _MOST = 4000
+#: The same, to see what one more branch would do.
+_FEW = 300
 #: Chunks moved at once.
 _STEPS = (1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12)
 
@@ -45,12 +48,13 @@ def within_budget(
   """
   search = _Search(graph, logits, budget, unit, round_to, min_width)
   search.require()
-  search.fill(np.flatnonzero(~search.on))
+  search.fill(np.flatnonzero(~search.on & ~search.closed))
   search.exchange()
-  if search.gap() > _FAR and not search.fixed.issuperset(search.kind.tolist()):
-    # Widths alone cannot spend this budget: branches below zero may open after all.
-    search.fixed, search.closed, search.evaluations = set(), np.zeros_like(search.closed), 0
-    search.fill(np.flatnonzero(~search.on))
+  while search.gap() > _FAR and search.open_one():
+    pass
+  if search.gap() > _FAR:  # exchange open branches for others, too
+    search.fixed, search.evaluations = set(), 0
+    search.fill(np.flatnonzero(~search.on & ~search.closed))
     search.exchange()
   return search.gates(search.on)
 
@@ -80,6 +84,7 @@ class _Search:
     for number, chunk in enumerate(self.chunks):
       self.chunk_of[chunk.group][chunk.index] = number
     branch = np.array([graph.groups[c.group].kind == 'branch' for c in self.chunks], bool)
+    self.branch = branch
     self.closed = branch & np.array([c.priority <= 0 for c in self.chunks], bool)
     self.fixed = set(self.kind[branch].tolist())
     self.on = np.zeros(len(self.chunks), bool)
@@ -159,7 +164,44 @@ class _Search:
       if low == len(candidates) or self.gap() < _CLOSE:
         return
       rest = candidates[low + 1 :]
-      candidates = rest[(self.kind[rest] != self.kind[candidates[low]]) & ~self.closed[rest]]
+      candidates = rest[self.kind[rest] != self.kind[candidates[low]]]
+
+  def open_one(self) -> bool:
+    """Opens one more branch, the first in order of logits that leaves the gap within `_FAR`.
+
+    Branches for which no width has to go come first. Where none leaves so little, the one that
+    leaves the smallest gap is opened. False if none makes it smaller.
+    """
+    start, gap = self.on, self.gap()
+    best = start
+    candidates = np.flatnonzero(self.branch & ~start)
+    for fit, number in itertools.product((self._fits, self._shrink_to_fit), candidates):
+      self.on, self.evaluations = start.copy(), _MOST - _FEW
+      self.on[number] = True
+      if not fit():
+        continue
+      self.exchange()
+      if self.gap() < gap - 1e-9:
+        best, gap = self.on, self.gap()
+        if gap <= _FAR:
+          break
+    self.on = best
+    return best is not start
+
+  def _fits(self) -> bool:
+    return self.cost(self.on) <= self.limit
+
+  def _shrink_to_fit(self) -> bool:
+    """Closes widths of the lowest logits until the cost fits; False if it cannot."""
+    widths = np.flatnonzero(self.on & ~self.must & ~np.isin(self.kind, list(self.fixed)))
+    low, high = 0, len(widths)
+    while low < high:
+      middle = (low + high) // 2
+      on = self.on.copy()
+      on[widths[len(widths) - middle :]] = False
+      low, high = (low, middle) if self.cost(on) <= self.limit else (middle + 1, high)
+    self.on[widths[len(widths) - low :]] = False
+    return self._fits()
 
   def exchange(self) -> None:
     """Trades chunks of low logit for others while that comes closer to the budget."""

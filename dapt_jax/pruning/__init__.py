@@ -1,15 +1,9 @@
 """Architecture search: gates, a graph and a population of weights make an `Architecture`."""
 
 from dapt_jax.pruning import baselines, losses, weights
-from dapt_jax.pruning.search import (
-  STATE_AXES,
-  Population,
-  Search,
-  SearchState,
-  Settings,
-  Shared,
-  make_search,
-)
+from dapt_jax.pruning.search import Search, make_search
+from dapt_jax.pruning.settings import Settings
+from dapt_jax.pruning.state import STATE_AXES, Population, SearchState, Shared, age
 
 __all__ = [
   'STATE_AXES',
@@ -18,6 +12,7 @@ __all__ = [
   'SearchState',
   'Settings',
   'Shared',
+  'age',
   'baselines',
   'losses',
   'make_search',

@@ -61,13 +61,14 @@ def make(
       raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
   make_logits: dict[str, Callable[..., Gates]] = {
     'dense': lambda: graph.init_gates(mean=1.0),
-    'random': lambda: random_logits(graph, have['key']),
     'uniform': lambda: uniform_logits(graph),
     'same_counts': lambda: _signs(graph, graph.decide(have['theta'], **exact)),
     'shuffled': lambda: have['theta'],
     'magnitude': lambda: magnitude_logits(graph, have['params']),
   }
   exact = {'budget': budget, 'unit': unit, **options}
+  if name == 'random':
+    return random_architecture(graph, have['key'], **exact).with_provenance(method=name)
   logits = make_logits[name]()
   if name in ('same_counts', 'shuffled'):
     logits = shuffle(graph, logits, have['key'])
@@ -92,16 +93,71 @@ def _signs(graph: ChannelGraph, arch: Architecture) -> Gates:
   return {n: jnp.asarray(2 * m - 1, jnp.float32) for n, m in masks.items()}
 
 
-def random_logits(graph: ChannelGraph, key: PRNGKey) -> Gates:
-  """A level for every group, N(0, 1), and N(0, 1) around it: random widths and branches.
+def random_architecture(
+  graph: ChannelGraph, key: PRNGKey, *, budget: float, unit: str = 'macs', **options: Any
+) -> Architecture:
+  """Random branches at random widths that meet the budget.
+
+  A random set of branches (each open with one probability, itself uniform in [.1, .9]) is drawn
+  until widths between random levels bring it to the budget within 2%, all of it open.
+
+  Args:
+    graph: from `dapt.trace`.
+    key: of the draws.
+    budget: share of the whole network's cost.
+    unit: 'macs' or 'params'.
+    **options: passed to `graph.decide`.
+
+  Returns:
+    The first architecture that fits, or after 1000 draws the one that came closest.
+  """
+  best = None
+  random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+  for attempt in range(1000):
+    logits = random_logits(graph, random)
+    if attempt < 900 and not _may_fit(graph, logits, budget, unit):
+      continue
+    arch = graph.decide(logits, budget=budget, unit=unit, **options)
+    wanted = {n for n in graph.gated_groups if n.startswith('branch:') and logits[n][0] > 0}
+    opened = {n for n in graph.gated_groups if n.startswith('branch:') and len(arch.kept[n])}
+    missed = arch.provenance['decision']['missed_by'] + (wanted != opened)
+    if best is None or missed < best[0]:
+      best = missed, arch
+    if missed <= 0.02 * budget:
+      break
+  assert best is not None
+  return best[1]
+
+
+def _may_fit(graph: ChannelGraph, logits: Gates, budget: float, unit: str) -> bool:
+  """Whether the open branches cost less than the budget at no width, and enough at full width."""
+  goal = budget * graph.total(unit)
+  full = {
+    n: np.ones(len(t)) if graph.gated_groups[n].kind != 'branch' else np.asarray(t) > 0
+    for n, t in logits.items()
+  }
+  least = {
+    n: np.eye(1, len(g))[0] if graph.gated_groups[n].kind != 'branch' else g
+    for n, g in full.items()
+  }
+  cost = lambda gates: float(graph.cost_model.absolute(gates, unit, np))
+  sums = all(any(full[n][0] for n in names if n in full) for names in graph.sums)
+  return sums and cost(least) <= goal and cost(full) >= 0.98 * goal
+
+
+def random_logits(graph: ChannelGraph, random: np.random.Generator) -> Gates:
+  """A level for every group of widths, N(0, 1), and N(0, 1) around it; branches open or closed.
 
   Were the spread inside a group much smaller than the levels, a budget would keep some layers
-  whole and one channel of the others: no fair opponent.
+  whole and one channel of the others: no fair opponent. Open branches come before all widths.
   """
-  out = {}
-  for number, (name, group) in enumerate(graph.gated_groups.items()):
-    level, spread = jax.random.split(jax.random.fold_in(key, number))
-    out[name] = jax.random.normal(level) + jax.random.normal(spread, (group.width,))
+  out: dict[str, Any] = {}
+  share = random.uniform(0.1, 0.9)
+  for name, group in graph.gated_groups.items():
+    if group.kind == 'branch':
+      out[name] = random.standard_normal(1) + (10.0 if random.uniform() < share else -10.0)
+    else:
+      out[name] = random.standard_normal() + random.standard_normal(group.width)
   return out
 
 

@@ -30,6 +30,8 @@ class Candidate(NamedTuple):
     search_seed: seed of the search it comes from, -1 where there is none.
     weights: 'fresh' or 'inherited'.
     costs: as in `Architecture.costs`.
+    content: candidates of equal content are the same network from the same first weights, so they
+      are retrained once; None: like no other.
   """
 
   method: str
@@ -40,6 +42,7 @@ class Candidate(NamedTuple):
   search_seed: int
   weights: str
   costs: dict[str, dict[str, float]]
+  content: str | None = None
 
   def label(self, target: str) -> str:
     """Identity of the candidate on a target, for resuming."""
@@ -140,11 +143,11 @@ def compare(
   test_images = jnp.asarray(target.standardizer(target.test.images))
   train_labels, test_labels = jnp.asarray(supports.labels), jnp.asarray(target.test.labels)
 
-  def one(candidate: Candidate) -> None:
-    label = candidate.label(target.name)
-    if label not in ledger.rows:
+  def one(equal: Sequence[Candidate]) -> None:
+    missing = [c for c in equal if c.label(target.name) not in ledger.rows]
+    if missing:
       outcome = retrain.retrain(
-        candidate.build(),
+        missing[0].build(),
         train_images,
         train_labels,
         support,
@@ -153,12 +156,15 @@ def compare(
         recipe=recipe,
         key=key,
       )
-      ledger.add(label, list(_rows(candidate, target, support, outcome)))
-    if on_done is not None:
-      on_done(candidate)
+    for candidate in equal:
+      if candidate in missing:
+        rows = list(_rows(candidate, target, support, outcome))
+        ledger.add(candidate.label(target.name), rows)
+      if on_done is not None:
+        on_done(candidate)
 
   with concurrent.futures.ThreadPoolExecutor(max(workers, 1)) as pool:
-    futures = [pool.submit(one, c) for c in candidates]
+    futures = [pool.submit(one, equal) for equal in _equal(candidates)]
     try:
       for future in concurrent.futures.as_completed(futures):
         future.result()
@@ -167,6 +173,14 @@ def compare(
         future.cancel()
       raise
   return [row for c in candidates for row in ledger.rows[c.label(target.name)]]
+
+
+def _equal(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+  """Candidates in groups of equal content."""
+  groups: dict[Any, list[Candidate]] = {}
+  for number, candidate in enumerate(candidates):
+    groups.setdefault(candidate.content or number, []).append(candidate)
+  return list(groups.values())
 
 
 def _check(

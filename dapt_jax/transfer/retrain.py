@@ -126,57 +126,15 @@ def retrain(
   Raises:
     FloatingPointError: if a run ended with a loss that is not finite.
   """
-  train_images, train_labels = jnp.asarray(train_images), jnp.asarray(train_labels)
-  shapes = jax.eval_shape(structure.init, key)
-  optimizer = _optimizer(structure, recipe, shapes)
-  zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-  unravel = flatten_util.ravel_pytree(zeros)[1]
-
-  def start(draw: jax.Array) -> _Run:
-    own = jax.random.fold_in(key, draw)
-    params = flatten_util.ravel_pytree(structure.init(jax.random.fold_in(own, 0)))[0]
-    zero = jnp.int32(0)
-    begin = jax.random.fold_in(own, 1)
-    return _Run(params, optimizer.init(params), begin, jnp.float32(jnp.inf), zero, zero > 0)
-
-  def chunk(
-    run: _Run, index: jax.Array, count: jax.Array, length: jax.Array, images: Any, labels: Any
-  ) -> _Run:
-    def step(_: int, carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
-      run, total = carry
-      key, batch_key = jax.random.split(run.key)
-      chosen = index[jax.random.randint(batch_key, (recipe.batch_size,), 0, count)]
-
-      def loss_fn(params: jax.Array) -> jax.Array:
-        logits = structure.apply_train(unravel(params), images[chosen])[0]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen])
-        return losses.mean()
-
-      loss, gradient = jax.value_and_grad(loss_fn)(run.params)
-      moves, state = optimizer.update(gradient, run.optimizer, run.params)
-      params = optax.apply_updates(run.params, moves)
-      run = run._replace(params=params, optimizer=state, key=key, steps=run.steps + 1)
-      return run, total + loss
-
-    def train() -> _Run:
-      after, total = lax.fori_loop(0, length, step, (run, jnp.float32(0)))
-      mean = total / length
-      return after._replace(loss=mean, done=mean < recipe.stop_loss)
-
-    return lax.cond(run.done, lambda: run, train)
-
-  @jax.jit
-  def test(flat: jax.Array, supports: Any, images: Any, labels: Any) -> tuple[jax.Array, Params]:
-    params = refresh_statistics(structure, unravel(flat), supports)
-    return (structure.apply(params, images).argmax(-1) == labels).mean(), params
-
-  over = population_lib.map_population
+  train = jnp.asarray(train_images), jnp.asarray(train_labels)
+  flat = _Flat.of(structure, recipe, key)
   index, count = jnp.asarray(support.index), jnp.asarray(support.count)
-  runs = jax.jit(over(start))(jnp.asarray(support.draw))
-  train_chunk = jax.jit(over(chunk, in_axes=(0, 0, 0, None, None, None)), donate_argnums=0)
+  over = population_lib.map_population
+  runs = jax.jit(over(flat.start, in_axes=(0, None)))(jnp.asarray(support.draw), key)
+  train_chunk = jax.jit(over(flat.chunk, in_axes=(0, 0, 0, None, None)), donate_argnums=0)
   for done in range(0, recipe.steps, recipe.chunk):
     length = min(recipe.chunk, recipe.steps - done)
-    runs = train_chunk(runs, index, count, jnp.int32(length), train_images, train_labels)
+    runs = train_chunk(runs, index, count, jnp.int32(length), train)
     active = int((~runs.done).sum())
     if on_chunk is not None:
       on_chunk(done + length, active, float(runs.loss.mean()))
@@ -189,11 +147,80 @@ def retrain(
       f'finite; lower learning_rate (now {recipe.learning_rate})'
     )
   # Run by run and not in a loop of the program: large batches want the threaded convolution.
-  # Images are arguments, not constants of the program: the compiler would fold through them.
-  tests = jnp.asarray(test_images), jnp.asarray(test_labels)
-  accuracy, params = zip(*[test(p, train_images[i], *tests) for p, i in zip(runs.params, index)])
+  test, tests = jax.jit(flat.test), (jnp.asarray(test_images), jnp.asarray(test_labels))
+  accuracy, params = zip(*[test(p, train[0][i], *tests) for p, i in zip(runs.params, index)])
   whole = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
   return Outcome(np.asarray(accuracy), loss, np.asarray(runs.steps), whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flat:
+  """A structure whose parameters travel as one vector, and how one run of it goes."""
+
+  structure: Structure
+  recipe: Recipe
+  optimizer: optax.GradientTransformation
+  unravel: Callable[[jax.Array], Params]
+
+  @classmethod
+  def of(cls, structure: Structure, recipe: Recipe, key: PRNGKey) -> _Flat:
+    """The flat form of a structure; `key` serves for the shapes only."""
+    shapes = jax.eval_shape(structure.init, key)
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    unravel = flatten_util.ravel_pytree(zeros)[1]
+    return cls(structure, recipe, _optimizer(structure, recipe, shapes), unravel)
+
+  def start(self, draw: jax.Array, key: PRNGKey) -> _Run:
+    """First state of the run on a draw."""
+    own = jax.random.fold_in(key, draw)
+    params = flatten_util.ravel_pytree(self.structure.init(jax.random.fold_in(own, 0)))[0]
+    zero = jnp.int32(0)
+    begin = jax.random.fold_in(own, 1)
+    return _Run(params, self.optimizer.init(params), begin, jnp.float32(jnp.inf), zero, zero > 0)
+
+  def chunk(
+    self,
+    run: _Run,
+    index: jax.Array,
+    count: jax.Array,
+    length: jax.Array,
+    data: tuple[jax.Array, jax.Array],
+  ) -> _Run:
+    """`length` updates, unless the run has stopped.
+
+    Images and labels are arguments, not constants of the program: the compiler would fold through
+    them.
+    """
+    images, labels = data
+
+    def step(_: int, carry: tuple[_Run, jax.Array]) -> tuple[_Run, jax.Array]:
+      run, total = carry
+      key, batch_key = jax.random.split(run.key)
+      chosen = index[jax.random.randint(batch_key, (self.recipe.batch_size,), 0, count)]
+      loss, gradient = jax.value_and_grad(self.loss)(run.params, images[chosen], labels[chosen])
+      moves, state = self.optimizer.update(gradient, run.optimizer, run.params)
+      params = optax.apply_updates(run.params, moves)
+      run = run._replace(params=params, optimizer=state, key=key, steps=run.steps + 1)
+      return run, total + loss
+
+    def train() -> _Run:
+      after, total = lax.fori_loop(0, length, step, (run, jnp.float32(0)))
+      mean = total / length
+      return after._replace(loss=mean, done=mean < self.recipe.stop_loss)
+
+    return lax.cond(run.done, lambda: run, train)
+
+  def loss(self, params: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of a batch."""
+    logits = self.structure.apply_train(self.unravel(params), images)[0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+  def test(
+    self, params: jax.Array, supports: jax.Array, images: jax.Array, labels: jax.Array
+  ) -> tuple[jax.Array, Params]:
+    """(accuracy, parameters with normalisation statistics of the support set)."""
+    whole = refresh_statistics(self.structure, self.unravel(params), supports)
+    return (self.structure.apply(whole, images).argmax(-1) == labels).mean(), whole
 
 
 def refresh_statistics(structure: Structure, params: Params, images: jax.Array) -> Params:
