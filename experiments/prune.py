@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,9 +44,11 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
   """
   found = {}
   for budget in config.search.budgets:
+    # Seeds differ in their states only: one program serves them all.
+    program = functools.cache(functools.partial(_program, config, task, workdir, budget, 'learned'))
     for seed in config.search.seeds:
       name = name_of(config, budget, seed)
-      found[name] = search(config, task, workdir, budget, seed)
+      found[name] = search(config, task, workdir, budget, seed, program=program)
   return found
 
 
@@ -57,6 +60,7 @@ def search(
   seed: int,
   *,
   variant: str = 'learned',
+  program: Callable[[], tuple[pruning.Search, runner.Mapped]] | None = None,
 ) -> dapt.Architecture:
   """Runs, resumes or reads one search.
 
@@ -68,6 +72,8 @@ def search(
     seed: of gates, weights and batches.
     variant: 'learned', 'one_temperature' (relaxation with one temperature) or 'fixed_weights' (one
       random draw of weights, never trained).
+    program: makes the search and its compiled update, called if there is something to search; None
+      makes them here.
 
   Returns:
     The architecture, with the search's settings in its provenance.
@@ -86,14 +92,10 @@ def search(
     made = path / 'architecture.json'
     if made.exists():
       return dapt.Architecture.load(made)
-    searcher = make_search(config, task, workdir, budget, variant)
+    build = program or functools.partial(_program, config, task, workdir, budget, variant)
+    searcher, update = build()
     result = loop.run(
-      runner.make_update(
-        searcher.update,
-        state_axes=pruning.STATE_AXES,
-        batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
-        kind=_kind(config),
-      ),
+      update,
       searcher.init(seeds.key(seed, 'search')),
       batches(task, config.search, seed),
       num_steps=config.search.steps,
@@ -117,6 +119,19 @@ def search(
     )
     arch.save(made)
     return arch
+
+
+def _program(
+  config: Any, task: task_lib.Task, workdir: str, budget: float, variant: str
+) -> tuple[pruning.Search, runner.Mapped]:
+  searcher = make_search(config, task, workdir, budget, variant)
+  update = runner.make_update(
+    searcher.update,
+    state_axes=pruning.STATE_AXES,
+    batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
+    kind=_kind(config),
+  )
+  return searcher, update
 
 
 def make_search(

@@ -48,6 +48,10 @@ def test_a_run_moves_between_numbers_of_devices(four_devices):
   assert four_devices['two'] == [2, 3, 5]
 
 
+def test_one_compilation_serves_placed_and_returned_states(four_devices):
+  assert four_devices['compiled_later'] == 0
+
+
 def test_missing_synchronisation_is_found(four_devices):
   assert 'ReplicationError: declared replicated but different' in four_devices['no_sync']
   assert "state['gates']" in four_devices['no_sync']

@@ -115,9 +115,24 @@ def main(directory):
   out['batch'] = message(layout_error)
   out['late'] = message(lambda: runner.host_devices(2))
   out['same'] = message(lambda: runner.host_devices(4))
+  out['compiled_later'] = compiled_after_the_first_step()
   two = runner.make_update(update, kind='pmap', state_axes=STATE_AXES, devices=jax.devices()[:2])
   out['two'] = list(two.place(init(6))['weights'].shape)
   print(json.dumps(out))
+
+
+def compiled_after_the_first_step():
+  """A placed state must look like one that a step returned, or the second step compiles again."""
+  step = runner.make_update(
+    update, kind='pmap', state_axes=STATE_AXES, metric_axes={'loss': None, 'losses': 0}
+  )
+  state, _ = step(step.place(init(8)), batches(0))
+  seen = []
+  listener = lambda event, *rest, **more: seen.append(event)
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  for number in range(1, 3):
+    state, _ = step(state, batches(number))
+  return sum('compile' in event for event in seen)
 
 
 def layout_error():

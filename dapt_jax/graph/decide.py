@@ -30,8 +30,10 @@ def decide(
   """Chooses what stays.
 
   Without a budget a gate stays where theta > 0, which no temperature changes. With one, gates are
-  added in decreasing theta until the next would exceed it, then whatever still fits, then gates
-  of low theta are exchanged where that comes closer to the budget (see `selection`).
+  added in decreasing theta until the next would exceed it, branches only where theta > 0; then
+  widths that still fit; then gates of low theta are exchanged where that comes closer to the
+  budget; and closed branches open only where more than 2% of it would stay unspent (see
+  `selection`).
 
   Args:
     graph: from `trace`.

@@ -50,6 +50,7 @@ class Mapped:
     self.kind, self.num_devices = kind, len(devices or (None,))
     self._step, self._device = step, devices[0] if devices else None
     self._state_axes, self._batch_axes = state_axes, batch_axes
+    self._mesh = jax.sharding.Mesh(np.array(devices), ('devices',)) if kind == 'pmap' else None
     # The CPU backend runs every device of a process on one thread pool. Steps sent ahead can fill
     # it with halves of different collectives that wait for each other for ever, so there each step
     # is awaited.
@@ -76,7 +77,14 @@ class Mapped:
     if self.kind == 'jit':
       arrays = layout.as_arrays(state)
       return arrays if self._device is None else jax.device_put(arrays, self._device)
-    return layout.split(layout.as_arrays(state), self._state_axes, self.num_devices, 'state')
+    parts = layout.split(layout.as_arrays(state), self._state_axes, self.num_devices, 'state')
+    # Placed as steps return it: from another layout the second step would compile anew.
+    return jax.tree.map(self._put, self._state_axes, parts, is_leaf=layout.is_axis)
+
+  def _put(self, axis: int | None, part: Any) -> Any:
+    spec = jax.sharding.PartitionSpec(*(() if axis is None else ('devices',)))
+    assert self._mesh is not None
+    return jax.device_put(part, jax.sharding.NamedSharding(self._mesh, spec))
 
   def gather(self, state: types.ArrayTree, *, check: bool = True) -> types.ArrayTree:
     """A placed state in the outside layout, as arrays of the default device.
