@@ -3,7 +3,7 @@ import math
 import pytest
 import report_synthetic
 
-from dapt_jax.report import findings, methods
+from dapt_jax.report import findings, markdown, methods
 from dapt_jax.transfer import statistics
 
 
@@ -114,3 +114,19 @@ def test_first_weights_split_a_method():
   assert {r['method'] for r in methods.split_by_weights(rows)} == {'learned', 'learned (sampled)'}
   only = [{**r, 'weights': 'sampled'} for r in LEARNED]
   assert {r['method'] for r in methods.split_by_weights(only)} == {'learned'}
+
+
+def test_markdown_tables_say_who_wins():
+  worse = line('dense', [0.78, 0.80, 0.81, 0.79], budget=1.0)
+  later = [{**r, 'shots': 20, 'accuracy': r['accuracy'] + 0.1} for r in LEARNED + RANDOM]
+  text = words(markdown.tables(LEARNED + RANDOM + later + worse))
+  lines = text.splitlines()
+  assert lines[0] == '**s → t, 25 % of the MACs**'
+  assert lines[2] == '| | 5 shots | 20 shots | macs | params |'
+  learned, random, dense = (l.split(' | ') for l in lines[4:7])
+  assert learned[0] == '| learned' and learned[1].startswith('.695 ± ')
+  assert not learned[1].endswith(')') and learned[3:] == ['25.0%', '25.0% |']
+  assert random[0] == '| random (3)' and random[1].endswith(' (+) 3/3')
+  assert random[1].startswith('.515 ± ') and random[2].startswith('.615 ± ')
+  assert dense[0] == '| whole network' and dense[1].endswith(' (-)') and dense[-2] == '100.0%'
+  assert len(lines) == 7

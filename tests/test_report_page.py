@@ -89,7 +89,7 @@ def test_ids_and_references_fit_together(built):
 def test_the_numbers_lie_beside_the_page(built):
   made, files, text = built
   assert {p.name for p in files.values()} == {
-    'report.html', 'report.json', 'report_results.csv', 'report_summary.csv',
+    'report.html', 'report.json', 'report_tables.md', 'report_results.csv', 'report_summary.csv',
     'report_comparisons.csv', 'report_latency.csv',
   }  # fmt: skip
   content = json.loads(files['json'].read_text())

@@ -16,6 +16,7 @@ from dapt_jax.report import (
   findings,
   gate_plots,
   latency_plots,
+  markdown,
   methods,
   results_plots,
   search_plots,
@@ -35,9 +36,10 @@ def build(data: ReportData, path: str | os.PathLike[str]) -> dict[str, pathlib.P
     path: the page, ending in '.html'; its folder is made.
 
   Returns:
-    {'page', 'json', 'results', 'summary', 'comparisons'[, 'latency']: path}. For a page report.html
-    these are report.html, report.json (the data, `summary`, `comparisons` and `findings`) and
-    report_results.csv, report_summary.csv, report_comparisons.csv, report_latency.csv.
+    {'page', 'json', 'tables', 'results', 'summary', 'comparisons'[, 'latency']: path}. For a page
+    report.html these are report.html, report.json (the data, `summary`, `comparisons` and
+    `findings`), report_tables.md, and report_results.csv, report_summary.csv,
+    report_comparisons.csv, report_latency.csv.
 
   Raises:
     ValueError: `path` is no HTML file; the data hold no results, or none of the method 'learned';
@@ -70,8 +72,10 @@ def build(data: ReportData, path: str | os.PathLike[str]) -> dict[str, pathlib.P
     'findings': [dataclasses.asdict(f) for f in sentences],
   }
   writers.write_json(files['json'], everything)
-  with writers.atomic(target) as handle:
-    handle.write(page)
+  files['tables'] = target.with_name(f'{target.stem}_tables.md')
+  for file, text in ((files['tables'], markdown.tables(rows)), (target, page)):
+    with writers.atomic(file) as handle:
+      handle.write(text)
   return files
 
 
