@@ -71,7 +71,9 @@ def cut_with_jax(
   apply: ApplyFn, params: Any, budget: float
 ) -> tuple[dapt.Architecture, ApplyFn, Any]:
   """Trace, decide and shrink: (architecture, function, weights)."""
-  graph = dapt.trace(apply, params, jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
+  # Channels only, as the other tool cuts: whole residual branches are not its job.
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  graph = dapt.trace(apply, params, image, levels=('channel',))
   arch = graph.decide(baselines.magnitude_logits(graph, params), budget=budget)
   return arch, *graph.shrink(arch, params)
 

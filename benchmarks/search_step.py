@@ -67,6 +67,7 @@ def steps(kind: runner.Kind) -> dict[str, Callable[[], Any]]:
   for levels in LEVELS:
     config = demo.get_config()
     config.search.levels = levels
+    config.search.shots = 0  # one batch for the whole population, as the plain step has it
     c, task = config.search, task_lib.load(config)
     search = prune.make_search(config, task, workdir='', budget=c.budgets[0], variant='learned')
     batch = prune.batches(task, c, seed=0)(0)

@@ -27,8 +27,6 @@ _CLOSE = 0.005
 _FAR = 0.02
 #: Costs evaluated at most while exchanging.
 _MOST = 4000
-#: The same, to see what one more branch would do.
-_FEW = 300
 #: Chunks moved at once.
 _STEPS = (1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12)
 
@@ -51,7 +49,7 @@ def within_budget(
   search.fill(np.flatnonzero(~search.on & ~search.closed))
   search.exchange()
   while search.gap() > _FAR and search.open_one():
-    pass
+    search.exchange()
   if search.gap() > _FAR:  # exchange open branches for others, too
     search.fixed, search.evaluations = set(), 0
     search.fill(np.flatnonzero(~search.on & ~search.closed))
@@ -169,22 +167,27 @@ class _Search:
   def open_one(self) -> bool:
     """Opens one more branch, the first in order of logits that leaves the gap within `_FAR`.
 
-    Branches for which no width has to go come first. Where none leaves so little, the one that
-    leaves the smallest gap is opened. False if none makes it smaller.
+    Branches with a logit above zero come first, then those for which no width has to go. Where
+    none leaves so little, the one that leaves the smallest gap is opened. False if none makes it
+    smaller.
     """
     start, gap = self.on, self.gap()
     best = start
-    candidates = np.flatnonzero(self.branch & ~start)
-    for fit, number in itertools.product((self._fits, self._shrink_to_fit), candidates):
-      self.on, self.evaluations = start.copy(), _MOST - _FEW
-      self.on[number] = True
-      if not fit():
-        continue
-      self.exchange()
-      if self.gap() < gap - 1e-9:
-        best, gap = self.on, self.gap()
-        if gap <= _FAR:
-          break
+    wanted, others = self.branch & ~self.closed & ~start, self.closed & ~start
+    for among, fit in (
+      (wanted, self._shrink_to_fit),
+      (others, self._fits),
+      (others, self._shrink_to_fit),
+    ):
+      for number in np.flatnonzero(among):
+        self.on = start.copy()
+        self.on[number] = True
+        if fit() and self.gap() < gap - 1e-9:
+          best, gap = self.on, self.gap()
+          if gap <= _FAR:
+            break
+      if best is not start:
+        break
     self.on = best
     return best is not start
 
