@@ -174,20 +174,16 @@ class _Search:
     start, gap = self.on, self.gap()
     best = start
     wanted, others = self.branch & ~self.closed & ~start, self.closed & ~start
-    for among, fit in (
-      (wanted, self._shrink_to_fit),
-      (others, self._fits),
-      (others, self._shrink_to_fit),
-    ):
-      for number in np.flatnonzero(among):
-        self.on = start.copy()
-        self.on[number] = True
-        if fit() and self.gap() < gap - 1e-9:
-          best, gap = self.on, self.gap()
-          if gap <= _FAR:
-            break
-      if best is not start:
-        break
+    trials = [(n, self._shrink_to_fit) for n in np.flatnonzero(wanted)]
+    trials += [(n, self._fits) for n in np.flatnonzero(others)]
+    trials += [(n, self._shrink_to_fit) for n in np.flatnonzero(others)]
+    for number, fit in trials:
+      self.on = start.copy()
+      self.on[number] = True
+      if fit() and self.gap() < gap - 1e-9:
+        best, gap = self.on, self.gap()
+        if gap <= _FAR:
+          break
     self.on = best
     return best is not start
 
