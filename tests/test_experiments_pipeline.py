@@ -250,7 +250,7 @@ def test_source_network_is_trained_once(task, tmp_path):
 
 def test_batches_keep_weights_and_gates_apart(task):
   config = experiments_tiny.get_config()
-  config.search.update({'inner_steps': 3, 'batch_size': 10})
+  config.search.update({'inner_steps': 3, 'batch_size': 10, 'shots': 0})
   at = prune.batches(task, config.search, seed=1)
   first, again = at(4), at(4)
   assert first['weights']['image'].shape == (3, 10, 8, 8, 1)
