@@ -107,6 +107,7 @@ def measure(repeats: int, shortcut: str) -> list[dict[str, Any]]:
 
   from benchmarks import torch_models
 
+  torch.manual_seed(0)
   network = torch_models.ResNet(shortcut=shortcut).eval()
   images = torch.zeros(1, 3, 32, 32)
   whole = torch_models.count_macs(network, images)

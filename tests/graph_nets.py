@@ -52,7 +52,7 @@ def random_gates(graph, seed, low=0.3, high=0.9):
   for name, group in graph.gated_groups.items():
     gate = (rng.random(group.width) < rng.uniform(low, high)).astype(np.float32)
     if group.kind not in ('branch', 'link'):
-      for layer in group.layers():
+      for layer in group.layers:
         gate[rng.choice(layer)] = 1.0
     gates[name] = gate
   for names, is_open in zip(graph.sums, graph.open_sums):

@@ -137,7 +137,7 @@ def test_round_to(budget):
   for name, gate in arch.masks().items():
     group = graph.groups[name]
     if group.kind != 'branch':
-      assert [int(gate[layer].sum()) % 4 for layer in group.layers()] == [0] * len(group.layers())
+      assert [int(gate[layer].sum()) % 4 for layer in group.layers] == [0] * len(group.layers)
   loose = graph.decide(_logits(graph, 'random'), budget=budget)
   assert any(len(i) % 4 for i in loose.kept.values())
 
@@ -175,7 +175,7 @@ def test_min_width_holds_on_every_axis_of_living_layers():
   theta['stem/conv'] -= 100.0
   arch = graph.decide(theta, budget=0.2, min_width=3)
   gates = arch.masks()
-  assert min(gates['stem/conv'][layer].sum() for layer in graph.groups['stem/conv'].layers()) == 3
+  assert min(gates['stem/conv'][layer].sum() for layer in graph.groups['stem/conv'].layers) == 3
   kept = [len(i) for n, i in arch.kept.items() if not n.startswith('branch:') and len(i)]
   assert min(kept) >= 3
 
@@ -226,8 +226,8 @@ def test_cut_paths_are_named():
   with pytest.raises(ValueError, match="cut the path through: layer 'stage1_block1/conv1'"):
     graph.decide({**theta, 'stage1_block1/conv1': -np.ones(16)})
   part = -np.ones(64)
-  part[graph.groups['stem/conv'].layers()[-1]] = 1
-  part[graph.groups['stem/conv'].layers()[0]] = -1
+  part[graph.groups['stem/conv'].layers[-1]] = 1
+  part[graph.groups['stem/conv'].layers[0]] = -1
   with pytest.raises(ValueError, match=r"layer '.* of stem/conv' keeps 0 of its 16"):
     graph.decide({**theta, 'stem/conv': part})
   branches = _default('multibranch')

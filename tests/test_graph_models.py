@@ -86,5 +86,5 @@ def test_only_the_state_of_cut_branches_goes():
 
 def test_the_two_halves_of_a_padded_shortcut_are_kept_apart():
   graph, _ = _graph('resnet8')
-  widths = [len(layer) for layer in graph.groups['stem/conv'].layers()]
+  widths = [len(layer) for layer in graph.groups['stem/conv'].layers]
   assert widths == [2, 4, 8]

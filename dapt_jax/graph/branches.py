@@ -147,7 +147,8 @@ class _Finder:
   def _proportional(self, target: int, carriers: frozenset[int]) -> bool:
     """Whether scaling the carriers scales `target` and changes nothing else."""
     degree: dict[int, int | None] = dict.fromkeys(carriers, 1)
-    for node in self.program.nodes:
+    first = min(self.uses[v][0] for v in carriers)
+    for node in self.program.nodes[first : self.maker.get(target, -1) + 1]:
       if target in degree or not any(v in degree for v in node.ins):
         continue
       for out in node.outs:

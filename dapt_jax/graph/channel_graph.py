@@ -100,6 +100,8 @@ class ChannelGraph:
           space.unify(label, self.analysis.axes[self.program.inputs[twin]][axis])
 
   def _add_branches(self, parameters: Sequence[int]) -> None:
+    if 'branch' not in self.levels:
+      return
     leaf = {v: i for i, v in enumerate(parameters) if self.tree.counted[i]}
     for members in branches.find(self.analysis, list(leaf)):
       names = []

@@ -33,20 +33,17 @@ class Chunk:
 
 def of_group(logits: np.ndarray, group: groups.Group, round_to: int) -> list[Chunk]:
   """The chunks of a group, best first."""
-  if group.kind in ('branch', 'link'):
-    order = np.argsort(-logits, kind='stable')
-    return [
-      Chunk(group.name, (group.name, 0), order[i : i + 1], float(logits[order[i]]))
-      for i in range(len(order))
-    ]
-  classes = group.classes()
+  whole = group.kind in ('branch', 'link')
+  classes = np.zeros(group.width, int) if whole else group.classes
+  size = 1 if whole else round_to
   out = []
-  for number in np.unique(classes).tolist():
+  for number in range(int(classes.max(initial=-1)) + 1):
     mine = np.flatnonzero(classes == number)
     order = mine[np.argsort(-logits[mine], kind='stable')]
-    for i in range(0, len(order), round_to):
-      index = order[i : i + round_to]
-      out.append(Chunk(group.name, (group.name, number), index, float(logits[index].mean())))
+    starts = np.arange(0, len(order), size)
+    means = np.add.reduceat(logits[order], starts) / np.diff(np.append(starts, len(order)))
+    for start, mean in zip(starts.tolist(), means.tolist()):
+      out.append(Chunk(group.name, (group.name, number), order[start : start + size], mean))
   return sorted(out, key=lambda c: -c.priority)
 
 

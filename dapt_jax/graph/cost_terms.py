@@ -59,6 +59,8 @@ class _Reader:
     return found[1]
 
   def _new_count(self, label: np.ndarray) -> cost.Count:
+    if (self.graph.members.owner[label] < 0).all():
+      return cost.Count(float(len(label)), {})
     base, parts = 0, {}
     for name, positions, index in self.graph.members.split(label):
       if name in self.graph.gated_groups:

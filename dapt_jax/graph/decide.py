@@ -136,7 +136,7 @@ def _check_paths(graph: ChannelGraph, gates: Masks) -> None:
     group = graph.groups[name]
     if group.kind in ('branch', 'link') or name not in living:
       continue
-    for layer in group.layers():
+    for layer in group.layers:
       if not gate[layer].any():
         raise ValueError(
           f'this would cut the path through: layer {_layer_name(graph, name, layer)!r} keeps 0 '

@@ -88,7 +88,7 @@ def _reasons(analysis, components):
   out: dict[int, str] = {}
   ranked = sorted([*extra, *analysis.space.refusals], key=lambda r: r.reason.startswith(_QUIET))
   for refusal in ranked:
-    for c in np.unique(components[refusal.labels]).tolist():
+    for c in set(components[refusal.labels].tolist()):
       out.setdefault(c, refusal.reason)
   return out
 
@@ -124,7 +124,7 @@ def _merge_axes(component_sets, size):
 
   holder = np.full(size, -1)
   for i, ids in enumerate(component_sets):
-    for j in np.unique(holder[ids]).tolist():
+    for j in sorted(set(holder[ids].tolist())):
       if j >= 0:
         a, b = root(j), root(i)
         parent[max(a, b)] = min(a, b)

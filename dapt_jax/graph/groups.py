@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -51,21 +52,23 @@ class Group:
     """The slices with this role."""
     return [s for s in self.slices if s.role == role]
 
+  @functools.cached_property
   def layers(self) -> list[np.ndarray]:
     """The distinct sets of gates that form an axis of an argument, smallest first.
 
     A stage of a residual network may use a part of a group only, so a layer can be narrower than
     the group.
     """
-    sets = {tuple(np.unique(s.index).tolist()) for s in self.slices}
+    distinct = {s.index.tobytes(): s.index for s in self.slices}
+    sets = {tuple(sorted(set(index.tolist()))) for index in distinct.values()}
     whole = tuple(range(self.width))
     return [np.array(s) for s in sorted(sets or {whole}, key=lambda s: (len(s), s))]
 
+  @functools.cached_property
   def classes(self) -> np.ndarray:
     """i64[width]: gates with equal numbers occur in exactly the same layers."""
-    layers = self.layers()
-    occurs = np.zeros((self.width, len(layers)), bool)
-    for number, layer in enumerate(layers):
+    occurs = np.zeros((self.width, len(self.layers)), bool)
+    for number, layer in enumerate(self.layers):
       occurs[layer, number] = True
     return np.unique(occurs, axis=0, return_inverse=True)[1].reshape(-1)
 
@@ -88,10 +91,10 @@ class Members:
     """[(group or '', positions in `label`, their gates)] for an axis with these labels."""
     owner = self.owner[label]
     first = int(owner[0]) if len(owner) else -1
-    numbers = [first] if (owner == first).all() else np.unique(owner).tolist()
+    single = bool((owner == first).all())
     out = []
-    for number in numbers:
-      positions = np.flatnonzero(owner == number)
+    for number in [first] if single else np.unique(owner).tolist():
+      positions = np.arange(len(label)) if single else np.flatnonzero(owner == number)
       name = self.names[number] if number >= 0 else ''
       out.append((name, positions, self.gate[label[positions]]))
     return out

@@ -124,7 +124,7 @@ class _Search:
 
   def _require_width(self, group: groups.Group) -> None:
     numbers = self.chunk_of[group.name]
-    for layer in group.layers():
+    for layer in group.layers:
       for number in sorted(set(numbers[layer].tolist())):
         if self.must[numbers[layer]].sum() >= min(self.min_width, len(layer)):
           break

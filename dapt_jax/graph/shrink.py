@@ -58,6 +58,16 @@ def shrink(
   return function, small
 
 
+def _to_device(leaves: list[Any]) -> list[Any]:
+  """The list with its NumPy arrays as JAX arrays, sent in one go."""
+  here = [i for i, x in enumerate(leaves) if isinstance(x, (np.ndarray, np.generic))]
+  sent = jax.device_put([leaves[i] for i in here])
+  out = list(leaves)
+  for i, x in zip(here, sent):
+    out[i] = x
+  return out
+
+
 def _signature(shapes: Any) -> Any:
   leaves, treedef = jax.tree.flatten(shapes)
   return treedef, tuple((x.shape, x.dtype) for x in leaves)
@@ -104,7 +114,7 @@ class _Plan:
       None if leaf in self.dropped else self._slice_leaf(leaf, array, rescale)
       for leaf, array in enumerate(tree.flatten_whole(params))
     ]
-    return jax.tree.unflatten(tree.param_treedef, out)
+    return jax.tree.unflatten(tree.param_treedef, _to_device(out))
 
   def _slice_leaf(self, leaf: int, array: Any, rescale: bool) -> Any:
     value = self.graph.program.inputs[leaf]
@@ -119,7 +129,7 @@ class _Plan:
       for axis in range(out.ndim):
         if (value, axis) in self.graph.analysis.reads and out.shape[axis]:
           out = out * np.sqrt(array.shape[axis] / out.shape[axis]).astype(out.dtype)
-    return jnp.asarray(out)
+    return out
 
   def _link_mask(self, leaf: int) -> Any:
     value = self.graph.program.inputs[leaf]

@@ -38,7 +38,7 @@ def layers(graph: ChannelGraph) -> np.ndarray:
   ]
   for name, group in groups.items():
     if group.kind not in ('branch', 'link'):
-      rows += [[starts[name] + i for i in layer] for layer in group.layers()]
+      rows += [[starts[name] + i for i in layer] for layer in group.layers]
   out = np.zeros((len(rows), sum(g.width for g in groups.values())), bool)
   for row, columns in zip(out, rows):
     row[columns] = True
