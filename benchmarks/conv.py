@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import timing
-from dapt_jax.models import conv, patches
+from dapt_jax.models import conv, windows
 
 
 class Case(NamedTuple):
@@ -48,10 +48,16 @@ CASES = (
   Case(64, 32, 16, 16),
   Case(64, 16, 32, 32),
   Case(64, 8, 64, 64),
+  Case(64, 32, 3, 16),
+  Case(64, 32, 3, 64),
+  Case(64, 32, 64, 64),
+  Case(64, 2, 256, 256),
 )
 Formulation = Callable[[jax.Array, jax.Array], jax.Array]
 #: The lowerings on offer by place; in a loop 'mixed' is as slow as 'lax'.
 OFFERED = {'outside': ('lax', 'mixed', 'patches'), 'loop': ('lax', 'patches')}
+#: MACs above which `lax` in a loop would take minutes.
+TOO_LONG = 1e9
 
 
 def nchw(x: jax.Array, kernel: jax.Array, case: Case) -> jax.Array:
@@ -71,7 +77,7 @@ def _windows(x: jax.Array, case: Case) -> list[jax.Array]:
   """Shifted windows of the padded input."""
   window, strides = (case.kernel, case.kernel), (case.stride, case.stride)
   pads = conv.explicit_padding(x.shape[1:3], window, strides, 'SAME')
-  return patches.shifted_windows(patches.pad_spatial(x, pads), window, strides)
+  return windows.shifted_windows(windows.pad_spatial(x, pads), window, strides)
 
 
 def taps(x: jax.Array, kernel: jax.Array, case: Case) -> jax.Array:
@@ -89,6 +95,9 @@ def formulations(case: Case, place: str) -> dict[str, Formulation]:
     return functools.partial(conv.conv2d, strides=(case.stride, case.stride), **options)
 
   found = {name: offered(name) for name in OFFERED[place]}
+  macs = case.batch * (case.side * case.kernel) ** 2 * case.channels * case.width
+  if place == 'loop' and macs > TOO_LONG:
+    del found['lax']
   if case.groups == 1 and place == 'outside':
     for tried in (nchw, taps):
       found[tried.__name__] = functools.partial(tried, case=case)
@@ -114,8 +123,13 @@ def measure(case: Case, place: str, repeats: int) -> dict[str, Any]:
     compiled = jax.jit(_looped(grads) if place == 'loop' else grads)
     runs[name] = lambda compiled=compiled: compiled(*operands)
   times = timing.interleaved(runs, repeats=repeats, warmup=1)
-  chosen = conv.choose(shape, groups=case.groups, in_loop=place == 'loop')
-  best = min(times[name].median for name in OFFERED[place])
+  chosen = conv.choose(
+    shape,
+    (case.side, case.side),
+    groups=case.groups,
+    in_loop=place == 'loop',
+  )
+  best = min(found.median for name, found in times.items() if name in OFFERED[place])
   return {
     **case._asdict(),
     'place': place,

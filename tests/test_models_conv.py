@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dapt_jax.models import conv, patches, pooling
+from dapt_jax.models import conv, pooling, products
 
 CASES = {
   'same': ((7, 6), (3, 3), 3, 5, {}),
+  'widening': ((7, 6), (3, 3), 2, 5, {}),
+  'deep': ((2, 3), (3, 3), 6, 6, {}),
+  'wide_window': ((6, 7), (5, 3), 3, 4, {'padding': ((2, 1), (0, 1)), 'strides': (1, 2)}),
   'valid': ((7, 6), (3, 2), 3, 5, {'padding': 'VALID'}),
   'explicit': ((7, 6), (3, 3), 3, 5, {'padding': ((0, 2), (1, 0))}),
   'cropped': ((7, 6), (3, 3), 3, 5, {'padding': ((-1, 2), (1, -1))}),
@@ -45,7 +48,8 @@ def _values_and_grads(functions, *args):
 @pytest.mark.parametrize('in_chunks', [False, True])
 def test_every_lowering_equals_lax(case, in_chunks, monkeypatch):
   if in_chunks:
-    monkeypatch.setattr(patches, 'CHUNK_BYTES', 1)  # image by image
+    monkeypatch.setattr(products, 'ROWS_BYTES', 1)  # image by image
+    monkeypatch.setattr(products, 'WHOLE_BYTES', 1)
   x, kernel, options = _operands(case)
   functions = [
     functools.partial(conv.conv2d, lowering=lowering, **options)
@@ -139,13 +143,24 @@ def test_max_pool_lets_nan_through():
 
 
 def test_choice_by_backend_and_place():
-  square, pointwise = (3, 3, 16, 16), (1, 1, 16, 16)
+  wide, size = (3, 3, 32, 32), (8, 8)
+  on_cpu = functools.partial(conv.choose, backend='cpu')
   for backend in ('gpu', 'tpu'):
-    assert conv.choose(square, backend=backend, in_loop=True) == 'lax'
-  assert conv.choose(square, backend='cpu') == 'mixed'
-  assert conv.choose(square, backend='cpu', in_loop=True) == 'patches'
-  assert conv.choose(pointwise, backend='cpu') == 'patches'
-  assert conv.choose((3, 3, 1, 16), groups=16, backend='cpu') == 'patches'
+    assert conv.choose(wide, size, backend=backend, in_loop=True) == 'lax'
+  assert on_cpu(wide, size) == 'mixed'
+  assert on_cpu(wide, size, in_loop=True) == 'patches'
+  assert on_cpu((1, 1, 32, 32), size) == 'patches'
+  assert on_cpu((3, 3, 1, 32), size, groups=32) == 'patches'
+
+
+def test_choice_by_shape():
+  size = (8, 8)
+  on_cpu = functools.partial(conv.choose, backend='cpu')
+  assert on_cpu((3, 3, 1, 16), size) == 'patches'
+  assert on_cpu((3, 3, 3, 64), size) == 'mixed'
+  assert on_cpu((3, 3, 64, 64), (8, 2)) == 'patches'  # smaller than the window
+  assert on_cpu((3, 3, 64, 64), (4, 4)) == 'mixed'
+  assert on_cpu((3, 3, 64, 64), (4, 4), dilation=(1, 2)) == 'patches'
 
 
 @pytest.mark.parametrize(

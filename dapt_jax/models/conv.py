@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dapt_jax.models import depthwise, patches
+from dapt_jax.models import depthwise, patches, windows
 
 LOWERINGS = ('auto', 'lax', 'mixed', 'patches')
 #: Padding of the two spatial axes: a name, or `((top, bottom), (left, right))`.
@@ -29,7 +29,9 @@ Padding = str | Sequence[tuple[int, int]]
 
 def choose(
   kernel_shape: Sequence[int],
+  size: Sequence[int],
   *,
+  dilation: Sequence[int] = (1, 1),
   groups: int = 1,
   in_loop: bool = False,
   backend: str | None = None,
@@ -37,10 +39,13 @@ def choose(
   """Decides the lowering of one convolution; a pure function of its arguments.
 
   The rule: `'lax'` off the CPU. On the CPU `'patches'` in loops, for 1x1 kernels (one matrix
-  product) and for groups (where `lax` is slow), `'mixed'` for everything else.
+  product), for groups, for a single channel and for inputs smaller than the window (where `lax`
+  runs one scalar loop); `'mixed'` for everything else.
 
   Args:
     kernel_shape: `(kh, kw, C // groups, O)` of the kernel.
+    size: `(H, W)` of the input, not padded.
+    dilation: kernel dilation.
     groups: number of feature groups; `C` for a depthwise convolution.
     in_loop: whether the convolution runs in the body of `lax.scan`, `lax.map` or `lax.while_loop`,
       or is mapped over a population of kernels by `vmap`.
@@ -52,8 +57,9 @@ def choose(
   backend = jax.default_backend() if backend is None else backend
   if backend != 'cpu':
     return 'lax'
-  pointwise = tuple(kernel_shape[:2]) == (1, 1)
-  return 'patches' if in_loop or groups > 1 or pointwise else 'mixed'
+  kh, kw, channels = kernel_shape[:3]
+  small = any(n < (k - 1) * d + 1 for n, k, d in zip(size, (kh, kw), dilation))
+  return 'patches' if in_loop or groups > 1 or channels == 1 or kh == kw == 1 or small else 'mixed'
 
 
 def explicit_padding(
@@ -98,7 +104,7 @@ def _two_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], tuple[i
 
 
 def _grouped_patches(
-  x: jax.Array, kernel: jax.Array, geometry: patches.Geometry, groups: int
+  x: jax.Array, kernel: jax.Array, geometry: windows.Geometry, groups: int
 ) -> jax.Array:
   """Grouped convolution without `lax.conv`; depthwise where every group has one channel."""
   inner, width = kernel.shape[2:]
@@ -154,10 +160,16 @@ def conv2d(
       'and O must be a multiple of groups'
     )
   if lowering == 'auto':
-    lowering = choose(kernel.shape, groups=groups, in_loop=in_loop)
+    lowering = choose(
+      kernel.shape,
+      x.shape[1:3],
+      dilation=dilation,
+      groups=groups,
+      in_loop=in_loop,
+    )
   pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
   (sh, sw), (dh, dw) = strides, dilation
-  geometry = patches.Geometry((sh, sw), pads, (dh, dw))
+  geometry = windows.Geometry((sh, sw), pads, (dh, dw))
   if lowering == 'lax':
     return patches.conv_lax(x, kernel, geometry, groups)
   if groups > 1:

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dapt_jax.models import patches
+from dapt_jax.models import windows
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv(x: jax.Array, kernel: jax.Array, geometry: patches.Geometry) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> jax.Array:
   """Convolution of every channel with its own window.
 
   Args:
@@ -29,22 +29,22 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: patches.Geometry) -> jax.Arr
   return functools.reduce(jnp.add, products)
 
 
-def _windows(x: jax.Array, kernel: jax.Array, geometry: patches.Geometry) -> list[jax.Array]:
+def _windows(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> list[jax.Array]:
   """Shifted windows of the padded input, made once: XLA would compute `x` anew for each."""
   strides, pads, dilation = geometry
-  padded = lax.optimization_barrier(patches.pad_spatial(x, pads))
-  return patches.shifted_windows(padded, (kernel.shape[0], kernel.shape[1]), strides, dilation)
+  padded = lax.optimization_barrier(windows.pad_spatial(x, pads))
+  return windows.shifted_windows(padded, (kernel.shape[0], kernel.shape[1]), strides, dilation)
 
 
-def _fwd(x: jax.Array, kernel: jax.Array, geometry: patches.Geometry) -> tuple[jax.Array, Any]:
+def _fwd(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> tuple[jax.Array, Any]:
   return conv(x, kernel, geometry), (x, kernel)
 
 
-def _bwd(geometry: patches.Geometry, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _bwd(geometry: windows.Geometry, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
   x, kernel = saved
   dy = lax.optimization_barrier(dy)
   sums = [jnp.sum(window * dy, (0, 1, 2)) for window in _windows(x, kernel, geometry)]
-  back, spread = patches.reversed_geometry(x.shape, kernel.shape[:2], dy.shape, geometry)
+  back, spread = windows.reversed_geometry(x.shape, kernel.shape[:2], dy.shape, geometry)
   if spread != (0, 0):
     none = (0, 0, 0)
     dy = lax.pad(dy, jnp.zeros((), dy.dtype), (none, *((0, 0, s) for s in spread), none))

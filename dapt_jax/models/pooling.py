@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dapt_jax.models import conv, patches
+from dapt_jax.models import conv, windows
 
 Pair = tuple[int, int]
 Pads = tuple[tuple[int, int], ...]
@@ -32,7 +32,7 @@ def _max_and_index(
   x: jax.Array, window: Pair, strides: Pair, pads: Pads
 ) -> tuple[jax.Array, jax.Array]:
   """The maximum of every window and the first position that holds it (`i * kw + j`, int8)."""
-  shifted = patches.shifted_windows(patches.pad_spatial(x, pads, -np.inf), window, strides)
+  shifted = windows.shifted_windows(windows.pad_spatial(x, pads, -np.inf), window, strides)
   value, index = shifted[0], jnp.zeros(shifted[0].shape, jnp.int8)
   for k, candidate in enumerate(shifted[1:], start=1):
     # Ties stay with the earlier position, NaNs come through: both as in lax.
@@ -61,7 +61,7 @@ _max_patches.defvjp(_max_fwd, _max_bwd)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _sum_patches(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
   """Sum over the windows of `[N, H, W, C]` by shifted additions."""
-  shifted = patches.shifted_windows(patches.pad_spatial(x, pads), window, strides)
+  shifted = windows.shifted_windows(windows.pad_spatial(x, pads), window, strides)
   return functools.reduce(jnp.add, shifted)
 
 
