@@ -168,6 +168,28 @@ def test_branches_below_zero_stay_closed_unless_the_budget_cannot_be_spent():
   assert {'conv3x3/bn', 'skip/bn', 'conv5x5/bn'} <= opened and 'max_pool/bn' not in opened
 
 
+@pytest.mark.parametrize('budget', BUDGETS)
+def test_a_shared_width_meets_the_budget_by_flipping_the_least_certain_branches(budget):
+  operators = ('conv1x1', 'conv3x3', 'conv5x5', 'avg_pool', 'max_pool', 'skip')
+  options = {'widths': (12, 12, 12), 'reductions': (1, 3), 'operators': operators}
+  apply_fn, params = nets.model('multibranch', input_shape=(14, 14, 1), **options)
+  graph = graph_lib.trace(apply_fn, params, jax.ShapeDtypeStruct((1, 14, 14, 1), jnp.float32))
+  assert [g.kind for g in graph.gated_groups.values()].count('channel') == 1
+  rng = np.random.default_rng(0)
+  theta = {n: 3.0 * rng.normal(size=g.width) for n, g in graph.gated_groups.items()}
+  arch = graph.decide(theta, budget=budget)
+  assert 0.98 * budget <= arch.costs['macs']['share'] <= budget
+  branches = {n: float(t[0]) for n, t in theta.items() if n.startswith('branch:')}
+  flipped = [n for n, t in branches.items() if (t > 0) != bool(len(arch.kept[n]))]
+  assert len(flipped) <= 4
+  kept = graph.decide(theta, budget=budget, keep_branches=True)
+  opened = {n for n in branches if len(kept.kept[n])}
+  closed_sums = [s for s, is_open in zip(graph.sums, graph.open_sums) if not is_open]
+  forced = {max(s, key=branches.__getitem__) for s in closed_sums}
+  assert opened == {n for n, t in branches.items() if t > 0} | forced
+  assert kept.costs['macs']['share'] <= budget
+
+
 def test_min_width_holds_on_every_axis_of_living_layers():
   graph = _default('resnet20')
   theta = _logits(graph, 'random')

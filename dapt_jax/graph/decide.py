@@ -25,15 +25,16 @@ def decide(
   unit: str = 'macs',
   round_to: int = 1,
   min_width: int = 1,
+  keep_branches: bool = False,
   provenance: dict[str, Any] | None = None,
 ) -> Architecture:
   """Chooses what stays.
 
   Without a budget a gate stays where theta > 0, which no temperature changes. With one, gates are
   added in decreasing theta until the next would exceed it, branches only where theta > 0; then
-  widths that still fit; then gates of low theta are exchanged where that comes closer to the
-  budget; and closed branches open only where more than 2% of it would stay unspent (see
-  `selection`).
+  widths that still fit; then widths of low theta are exchanged where that comes closer to the
+  budget. Where more than 2% of it would stay unspent, the branches with the smallest |theta| open
+  or close against its sign, as few as it takes (see `selection`).
 
   Args:
     graph: from `trace`.
@@ -44,6 +45,8 @@ def decide(
       The gates of a chunk stay or go together.
     min_width: with a budget, the least number of channels on every axis of a living group, and
       every sum keeps a summand; both go before theta.
+    keep_branches: with a budget, a branch is open where theta > 0 (and where a sum would have no
+      summand), however much of the budget widths alone leave; `decision['missed_by']` says it.
     provenance: stored with the architecture.
 
   Returns:
@@ -59,7 +62,8 @@ def decide(
   if budget is None:
     gates = chunks.threshold(graph, logits, round_to)
   else:
-    gates = selection.within_budget(graph, logits, budget, unit, round_to, min_width)
+    limits = selection.Limits(budget, unit, round_to, min_width, keep_branches)
+    gates = selection.within_budget(graph, logits, limits)
   _check_paths(graph, gates)
   gates = _drop_dead(graph, gates)
   record: dict[str, Any] = {
@@ -67,6 +71,7 @@ def decide(
     'unit': unit,
     'round_to': round_to,
     'min_width': min_width,
+    'keep_branches': keep_branches,
   }
   costs = _costs(graph, gates)
   if budget is not None:

@@ -1,79 +1,70 @@
 """Which gates stay under a budget: the best logits that it buys.
 
 Gates move in chunks of `round_to` channels that occur on the same axes, so that every axis keeps a
-multiple of it. Taken are the longest run of chunks in decreasing logit that fits, then the
-chunks behind it that still fit, then exchanges until the budget is met within `_CLOSE`. What is
+multiple of it. Taken are the longest run of chunks in decreasing logit that fits, then the chunks
+behind it that still fit, then exchanges (see `exchange`) until the budget is nearly met. What is
 left of a budget is spent on widths: a branch with a logit below zero stays closed, because which
-branches are open is what the search has found out. Only where widths cannot spend the budget
-(`_FAR`), such branches open after all, one at a time and as few as it takes.
+branches are open is what the search has found out. Only where widths cannot meet the budget
+(`_FAR`; in a network whose cells share one width, a channel more may cost a third of it), the
+branches of least certainty open or close against their logits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import chunks, groups
+from dapt_jax.graph import chunks, exchange, groups
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
 
-#: Distance to the budget, relative to it, at which exchanges stop.
-_CLOSE = 0.005
-#: Distance above which branches of a logit below zero open.
+#: Distance to the budget, relative to it, above which branches open or close against their logit.
 _FAR = 0.02
-#: Costs evaluated at most while exchanging.
-_MOST = 4000
-#: Chunks moved at once.
-_STEPS = (1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12)
+#: Branches opened or closed against their logit, and how many of the least certain are tried.
+_FLIPS, _MOST_FREE = 4, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What a decision must keep to; see `decide.decide`."""
+
+  budget: float
+  unit: str
+  round_to: int
+  min_width: int
+  keep_branches: bool
 
 
 def within_budget(
-  graph: ChannelGraph,
-  logits: Mapping[str, np.ndarray],
-  budget: float,
-  unit: str,
-  round_to: int,
-  min_width: int,
+  graph: ChannelGraph, logits: Mapping[str, np.ndarray], limits: Limits
 ) -> dict[str, np.ndarray]:
   """Spends a budget on the best logits, `{group: f32[width] of 0 and 1}`.
 
   Raises:
     ValueError: if even the cheapest network with a path through every layer costs more.
   """
-  search = _Search(graph, logits, budget, unit, round_to, min_width)
+  search = Selection(graph, logits, limits)
   search.require()
   search.fill(np.flatnonzero(~search.on & ~search.closed))
-  search.exchange()
-  while search.gap() > _FAR and search.open_one():
-    search.exchange()
-  if search.gap() > _FAR:  # exchange open branches for others, too
-    search.fixed, search.evaluations = set(), 0
-    search.fill(np.flatnonzero(~search.on & ~search.closed))
-    search.exchange()
+  exchange.until_close(search)
+  while search.gap() > _FAR and not limits.keep_branches and search.flip_branches():
+    exchange.until_close(search)
   return search.gates(search.on)
 
 
-class _Search:
+class Selection:
   """A set of chunks, `on`, whose cost stays within the budget."""
 
-  def __init__(
-    self,
-    graph: ChannelGraph,
-    logits: Mapping[str, np.ndarray],
-    budget: float,
-    unit: str,
-    round_to: int,
-    min_width: int,
-  ) -> None:
+  def __init__(self, graph: ChannelGraph, logits: Mapping[str, np.ndarray], limits: Limits) -> None:
     self.graph = graph
-    self.unit = unit
-    self.budget = budget
-    self.limit = budget * graph.total(unit) * (1 + 1e-9)
-    self.min_width = min_width
+    self.limits = limits
+    self.limit = limits.budget * graph.total(limits.unit) * (1 + 1e-9)
+    round_to = limits.round_to
     found = [c for n, t in logits.items() for c in chunks.of_group(t, graph.groups[n], round_to)]
     self.chunks = sorted(found, key=lambda c: -c.priority)
     kinds: dict[tuple[str, int], int] = {}
@@ -86,7 +77,7 @@ class _Search:
     self.closed = branch & np.array([c.priority <= 0 for c in self.chunks], bool)
     self.fixed = set(self.kind[branch].tolist())
     self.on = np.zeros(len(self.chunks), bool)
-    self.must = self.on.copy()
+    self.must = branch & ~self.closed if limits.keep_branches else self.on.copy()
     self.evaluations = 0
 
   def gates(self, on: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,7 +87,7 @@ class _Search:
   def cost(self, on: np.ndarray) -> float:
     """Cost of a set of chunks."""
     self.evaluations += 1
-    return float(self.graph.cost_model.absolute(self.gates(on), self.unit, np))
+    return float(self.graph.cost_model.absolute(self.gates(on), self.limits.unit, np))
 
   def gap(self) -> float:
     """What is left, as a share of the budget."""
@@ -115,9 +106,10 @@ class _Search:
       self.must |= self._require_summands(cheapest=True)
     least = self.cost(self.must)
     if least > self.limit:
+      unit = self.limits.unit
       raise ValueError(
-        f'budget is {self.budget} of the {self.unit}, but the cheapest network that leaves a path '
-        f'through every layer takes {least / self.graph.total(self.unit):.4f}; most of it is '
+        f'budget is {self.limits.budget} of the {unit}, but the cheapest network that leaves a '
+        f'path through every layer takes {least / self.graph.total(unit):.4f}; most of it is '
         f'{self._dearest()!r}: raise the budget, lower min_width or round_to, or gate more levels'
       )
     self.on = self.must.copy()
@@ -126,7 +118,7 @@ class _Search:
     numbers = self.chunk_of[group.name]
     for layer in group.layers:
       for number in sorted(set(numbers[layer].tolist())):
-        if self.must[numbers[layer]].sum() >= min(self.min_width, len(layer)):
+        if self.must[numbers[layer]].sum() >= min(self.limits.min_width, len(layer)):
           break
         self.must[number] = True
 
@@ -157,129 +149,56 @@ class _Search:
         middle = (low + high + 1) // 2
         on = self.on.copy()
         on[candidates[:middle]] = True
-        low, high = (middle, high) if self.cost(on) <= self.limit else (low, middle - 1)
+        low, high = (middle, high) if self.fits(on) else (low, middle - 1)
       self.on[candidates[:low]] = True
-      if low == len(candidates) or self.gap() < _CLOSE:
+      if low == len(candidates) or self.gap() < exchange.CLOSE:
         return
       rest = candidates[low + 1 :]
       candidates = rest[self.kind[rest] != self.kind[candidates[low]]]
 
-  def open_one(self) -> bool:
-    """Opens one more branch, the first in order of logits that leaves the gap within `_FAR`.
+  def flip_branches(self) -> bool:
+    """Opens and closes the branches of least certainty that bring the gap within `_FAR`.
 
-    Branches with a logit above zero come first, then those for which no width has to go. Where
-    none leaves so little, the one that leaves the smallest gap is opened. False if none makes it
-    smaller.
+    Sets of up to `_FLIPS` branches are tried in order of the sum of their |logit|, with as many of
+    the best widths as fit. Where none leaves so little, the set that leaves the smallest gap is
+    taken. False if none makes it smaller.
     """
-    start, gap = self.on, self.gap()
-    best = start
-    wanted, others = self.branch & ~self.closed & ~start, self.closed & ~start
-    trials = [(n, self._shrink_to_fit) for n in np.flatnonzero(wanted)]
-    trials += [(n, self._fits) for n in np.flatnonzero(others)]
-    trials += [(n, self._shrink_to_fit) for n in np.flatnonzero(others)]
-    for number, fit in trials:
+    start, best, gap = self.on, self.on, self.gap()
+    certainty = {n: abs(self.chunks[n].priority) for n in np.flatnonzero(self.branch).tolist()}
+    free = sorted(certainty, key=lambda n: certainty[n])[:_MOST_FREE]
+    sets = [c for size in range(1, _FLIPS + 1) for c in itertools.combinations(free, size)]
+    for flips in sorted(sets, key=lambda c: sum(certainty[n] for n in c)):
       self.on = start.copy()
-      self.on[number] = True
-      if fit() and self.gap() < gap - 1e-9:
+      self.on[list(flips)] ^= True
+      if not self._has_paths():
+        continue
+      self._refit_widths()
+      if self.fits(self.on) and self.gap() < gap - 1e-9:
         best, gap = self.on, self.gap()
         if gap <= _FAR:
           break
     self.on = best
     return best is not start
 
-  def _fits(self) -> bool:
-    return self.cost(self.on) <= self.limit
+  def fits(self, on: np.ndarray) -> bool:
+    """Whether a set of chunks stays within the budget."""
+    return self.cost(on) <= self.limit
 
-  def _shrink_to_fit(self) -> bool:
-    """Closes widths of the lowest logits until the cost fits; False if it cannot."""
-    widths = np.flatnonzero(self.on & ~self.must & ~np.isin(self.kind, list(self.fixed)))
+  def _has_paths(self) -> bool:
+    """Whether every sum keeps a summand."""
+    return all(
+      is_open or any(n not in self.chunk_of or self.on[self.chunk_of[n][0]] for n in names)
+      for names, is_open in zip(self.graph.sums, self.graph.open_sums)
+    )
+
+  def _refit_widths(self) -> None:
+    """Keeps as many widths in order of logits as fit."""
+    widths = np.flatnonzero(~self.must & ~np.isin(self.kind, list(self.fixed)))
     low, high = 0, len(widths)
-    while low < high:
-      middle = (low + high) // 2
-      on = self.on.copy()
-      on[widths[len(widths) - middle :]] = False
-      low, high = (low, middle) if self.cost(on) <= self.limit else (middle + 1, high)
-    self.on[widths[len(widths) - low :]] = False
-    return self._fits()
-
-  def exchange(self) -> None:
-    """Trades chunks of low logit for others while that comes closer to the budget."""
-    while self.gap() >= _CLOSE and self.evaluations < _MOST:
-      if not (self._swap() or self._move()):
-        return
-
-  def _swap(self) -> bool:
-    """The pair (one in, one out) that leaves the smallest gap, if it is smaller than now."""
-    now = self.cost(self.on)
-    ins = [(i, self.cost(self._flipped(i)) - now) for i in self._next(~self.on)]
-    outs = [(o, now - self.cost(self._flipped(o))) for o in self._next(self.on & ~self.must, -1)]
-    free = self.limit - now
-    pairs = [
-      (free - (plus - minus), i, o)
-      for i, plus in ins
-      for o, minus in outs
-      if 0 < plus - minus <= free and self.kind[i] != self.kind[o]
-    ]
-    # Costs of two flips do not quite add up: try the best few.
-    return any(self._accept(self._flipped(i, o)) for _, i, o in sorted(pairs)[:3])
-
-  def _move(self) -> bool:
-    """A few chunks of one kind in (or out) against as many of another as it takes."""
-    best, best_cost = self.on, self.cost(self.on)
-    kinds = [k for k in range(int(self.kind.max(initial=-1)) + 1) if k not in self.fixed]
-    for step, one in itertools.product(_STEPS, kinds):
-      start = self._stepped(one, step)
-      if start is None or self.evaluations > _MOST:
-        continue
-      for other in kinds:
-        if other == one:
-          continue
-        on = self._balanced(start, other)
-        cost = self.cost(on)
-        if best_cost < cost <= self.limit:
-          best, best_cost = on, cost
-          if cost > (1 - _CLOSE) * self.limit:
-            return self._accept(best)
-    return self._accept(best)
-
-  def _stepped(self, kind: int, step: int) -> np.ndarray | None:
-    """The set with `step` more (or fewer) chunks of a kind, None if there are not so many."""
-    mine = self.kind == kind
-    numbers = np.flatnonzero(mine & ~self.on if step > 0 else mine & self.on & ~self.must)
-    if len(numbers) < abs(step):
-      return None
-    return self._flipped(*(numbers[:step] if step > 0 else numbers[step:]).tolist())
-
-  def _balanced(self, start: np.ndarray, kind: int) -> np.ndarray:
-    """`start` with as many chunks of a kind as fit (with the fewest, if even those do not)."""
-    numbers = np.flatnonzero((self.kind == kind) & ~self.must)
-    low, high = 0, len(numbers)
+    self.on[widths] = False
     while low < high:
       middle = (low + high + 1) // 2
-      fits = self.cost(_with(start, numbers, middle)) <= self.limit
-      low, high = (middle, high) if fits else (low, middle - 1)
-    return _with(start, numbers, low)
-
-  def _accept(self, on: np.ndarray) -> bool:
-    better = self.cost(self.on) < self.cost(on) <= self.limit
-    if better:
-      self.on = on
-    return better
-
-  def _flipped(self, *numbers: int) -> np.ndarray:
-    on = self.on.copy()
-    on[list(numbers)] ^= True
-    return on
-
-  def _next(self, among: np.ndarray, step: int = 1) -> Sequence[int]:
-    """Of every kind the first (step 1) or last (step -1) chunk among these."""
-    numbers = np.flatnonzero(among & ~np.isin(self.kind, list(self.fixed)))[::step]
-    first = np.unique(self.kind[numbers], return_index=True)[1]
-    return numbers[np.sort(first)].tolist()
-
-
-def _with(on: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-  """The set with the first `count` of these chunks and without the others."""
-  out = on.copy()
-  out[numbers] = np.arange(len(numbers)) < count
-  return out
+      on = self.on.copy()
+      on[widths[:middle]] = True
+      low, high = (middle, high) if self.fits(on) else (low, middle - 1)
+    self.on[widths[:low]] = True

@@ -14,6 +14,8 @@ from dapt_jax.types import Gates, Params, PRNGKey
 
 NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
 
+#: Random sets of branches tried.
+_DRAWS = 1000
 _NEEDS = {
   'random': ('key',),
   'same_counts': ('theta', 'key'),
@@ -110,17 +112,24 @@ def random_architecture(
 
   Returns:
     The first architecture that fits, or after 1000 draws the one that came closest.
+
+  Raises:
+    ValueError: as `graph.decide`.
   """
   best = None
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-  for attempt in range(1000):
+  for attempt in range(_DRAWS + 1):
     logits = random_logits(graph, random)
-    if attempt < 900 and not _may_fit(graph, logits, budget, unit):
+    strict = attempt < _DRAWS  # the last draw may open and close branches
+    if strict and not _may_fit(graph, logits, budget, unit):
       continue
-    arch = graph.decide(logits, budget=budget, unit=unit, **options)
-    wanted = {n for n in graph.gated_groups if n.startswith('branch:') and logits[n][0] > 0}
-    opened = {n for n in graph.gated_groups if n.startswith('branch:') and len(arch.kept[n])}
-    missed = arch.provenance['decision']['missed_by'] + (wanted != opened)
+    try:
+      arch = graph.decide(logits, budget=budget, unit=unit, keep_branches=strict, **options)
+    except ValueError:  # dearer than the budget at its least widths
+      if not strict:
+        raise
+      continue
+    missed = arch.provenance['decision']['missed_by']
     if best is None or missed < best[0]:
       best = missed, arch
     if missed <= 0.02 * budget:
