@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -30,6 +30,9 @@ study-fashion: fetch  ## Fashion-MNIST -> MNIST at 20 and 10% of the MACs, every
 
 study-mnist: fetch  ## MNIST -> digits, likewise
 	$(PY) -m experiments.pipeline --config=configs/study.py:mnist-digits --workdir=runs/study-mnist
+
+study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
+	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
 
 lint: setup  ## ruff and the type checker
 	$(VENV)/bin/ruff check .

@@ -61,6 +61,7 @@ def make(
   for need in _NEEDS.get(name, ()):
     if have[need] is None:
       raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
+  exact = {'budget': budget, 'unit': unit, **options}
   make_logits: dict[str, Callable[..., Gates]] = {
     'dense': lambda: graph.init_gates(mean=1.0),
     'uniform': lambda: uniform_logits(graph),
@@ -68,7 +69,6 @@ def make(
     'shuffled': lambda: have['theta'],
     'magnitude': lambda: magnitude_logits(graph, have['params']),
   }
-  exact = {'budget': budget, 'unit': unit, **options}
   if name == 'random':
     return random_architecture(graph, have['key'], **exact).with_provenance(method=name)
   logits = make_logits[name]()

@@ -42,7 +42,8 @@ def move(
     counts: f32[], share of the networks that had a say; at 0 nothing moves.
 
   Returns:
-    What is shared after the step, and the expected cost f32[] before it.
+    What is shared after the step, and the share of the cost f32[] before it: at the sharp gates, or
+    expected over the draws (`Settings.sharp_cost`).
   """
   hard = given.hard(shared.step)
   goal = target(given, shared.step)
