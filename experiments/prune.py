@@ -235,9 +235,10 @@ def episodes(dataset: data.Dataset, settings: Any, seed: int):
   return at
 
 
-def probabilities(theta) -> dict[str, np.ndarray]:
-  """Gate probabilities by group, for the metrics file."""
-  return {f'gate/{n}': np.round(np.asarray(gates.probability(t)), 4) for n, t in theta.items()}
+def probabilities(theta) -> dict[str, list[float]]:
+  """Gate probabilities by group, for the metrics file: lists, which are written whole."""
+  found = {n: np.asarray(gates.probability(t), np.float64) for n, t in theta.items()}
+  return {f'gate/{n}': np.round(p, 4).tolist() for n, p in found.items()}
 
 
 def _has_episodes(settings: Any) -> bool:

@@ -18,6 +18,7 @@ import transfer_toys
 
 import dapt_jax as dapt
 from dapt_jax import pruning
+from dapt_jax.report import gate_plots
 from dapt_jax.training import loop, seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
@@ -230,6 +231,32 @@ def test_search_variants_and_source_network(task, tmp_path):
   np.testing.assert_array_equal(
     pretrained['params']['dense1']['kernel'], trained['params']['dense1']['kernel']
   )
+
+
+@pytest.mark.parametrize(
+  'name,options,levels',
+  [
+    ('mlp', {'widths': (70,)}, ('channel', 'input')),  # groups too wide for a line of metrics
+    ('convnet', {'stages': ((3, 3), (4,))}, ('channel',)),
+    ('resnet20', {'width': 2}, ('channel', 'branch')),
+  ],
+)
+def test_other_networks_go_through_search_and_page(name, options, levels, tmp_path):
+  config = experiments_tiny.get_config()
+  config.model.name, config.model.options = name, options
+  config.data.image_size = 10
+  config.search.update({'levels': levels, 'steps': 2})
+  task = task_lib.load(config)
+  learned = prune.run_all(config, task, str(tmp_path))
+  arch = learned[SEARCH]
+  assert arch.costs['macs']['share'] <= 0.4
+  found = report.describe(task, str(tmp_path), SEARCH, arch)
+  widths = {n: len(p[-1]) for n, p in found['gate_history']['probabilities'].items()}
+  assert widths == arch.widths
+  assert gate_plots.gate_histograms([found])
+  if 'input' in levels:
+    assert np.asarray(found['input_gates']).shape == (10, 10)
+    assert gate_plots.input_gates([found])
 
 
 def test_source_network_is_trained_once(task, tmp_path):

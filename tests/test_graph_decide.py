@@ -190,6 +190,53 @@ def test_a_shared_width_meets_the_budget_by_flipping_the_least_certain_branches(
   assert kept.costs['macs']['share'] <= budget
 
 
+def _residual_chain(widths):
+  """A network of residual branches of these inner widths, all gated, and its graph."""
+
+  def apply_fn(params, x):
+    for a, b in params['blocks']:
+      x = x + jax.nn.relu(x @ a) @ b
+    return x @ params['head']
+
+  blocks = [(jnp.ones((4, w)), jnp.ones((w, 4))) for w in widths]
+  params = {'blocks': blocks, 'head': jnp.ones((4, 2))}
+  return graph_lib.trace(apply_fn, params, jnp.ones((1, 4)), levels=('branch',))
+
+
+def test_a_dear_branch_that_does_not_fit_stays_closed():
+  graph = _residual_chain([1] * 6 + [60])
+  names = [n for n in graph.gated_groups if n.startswith('branch:')]
+  theta = {n: np.array([-1.0 - i]) for i, n in enumerate(names)}
+  arch = graph.decide(theta, budget=0.12)
+  assert arch.costs['macs']['share'] <= 0.12
+  assert [len(arch.kept[n]) for n in names] == [1] * 6 + [0]
+
+
+def test_certain_branches_open_where_the_budget_needs_them():
+  graph = _residual_chain([8] * 27)
+  names = [n for n in graph.gated_groups if n.startswith('branch:')]
+  theta = {n: np.array([0.1 if i < 23 else -5.0]) for i, n in enumerate(names)}
+  arch = graph.decide(theta, budget=0.97)
+  assert 0.95 <= arch.costs['macs']['share'] <= 0.97
+
+
+def test_kept_branches_are_kept_or_the_budget_is_refused():
+  operators = ('conv1x1', 'conv5x5')
+  options = {'cells': 1, 'widths': (12,), 'operators': operators, 'reductions': ()}
+  apply_fn, params = nets.model('multibranch', **options)
+  graph = graph_lib.trace(apply_fn, params, nets.images(1))
+  theta = {n: np.ones(g.width) for n, g in graph.gated_groups.items()}
+  theta['branch:cell1/conv1x1/bn'] = np.array([-2.0])
+  theta['branch:cell1/conv5x5/bn'] = np.array([2.0])
+  least = graph.decide(theta, budget=0.5, min_width=6, keep_branches=True)
+  assert len(least.kept['branch:cell1/conv5x5/bn']) == 1
+  assert len(least.kept['branch:cell1/conv1x1/bn']) == 0
+  with pytest.raises(ValueError, match='cheapest network'):
+    graph.decide(theta, budget=0.3, min_width=12, keep_branches=True)
+  changed = graph.decide(theta, budget=0.3, min_width=12)  # without, the cheap one takes its place
+  assert len(changed.kept['branch:cell1/conv5x5/bn']) == 0
+
+
 def test_min_width_holds_on_every_axis_of_living_layers():
   graph = _default('resnet20')
   theta = _logits(graph, 'random')

@@ -225,6 +225,18 @@ def test_shrunk_functions_transform_like_any_other():
   nets.assert_close(shrunk, population)
 
 
+def test_small_parameters_do_not_share_memory_with_the_whole():
+  apply_fn, params = nets.model('convnet')
+  params = jax.tree.map(np.array, params)
+  graph = graph_lib.trace(apply_fn, params, nets.images(1))
+  arch = graph.decide({n: np.ones(g.width) for n, g in graph.gated_groups.items()})
+  _, small = graph.shrink(arch, params)
+  before = jax.tree.map(np.array, small)
+  for leaf in jax.tree.leaves(params):
+    leaf *= 0
+  jax.tree.map(np.testing.assert_array_equal, small, before)
+
+
 def test_shapes_are_cut_like_arrays():
   fn = lambda p, x: jax.nn.relu(x @ p['u'] + p['b']) @ p['v']
   params = _params(**WIDE)

@@ -153,6 +153,23 @@ def test_choice_by_backend_and_place():
   assert on_cpu((3, 3, 1, 32), size, groups=32) == 'patches'
 
 
+@pytest.mark.parametrize('shape', [(0, 6, 6, 3), (2, 6, 6, 0)])
+def test_empty_operands(shape):
+  x, kernel = jnp.ones(shape), jnp.ones((3, 3, shape[3], 4))
+  assert conv.conv2d(x, kernel, lowering='patches').shape == (shape[0], 6, 6, 4)
+
+
+def test_kernel_gradient_of_half_precision_is_summed_in_single(monkeypatch):
+  monkeypatch.setattr(products, 'ROWS_BYTES', 1)
+  x = jax.random.normal(jax.random.key(0), (64, 8, 8, 4), jnp.bfloat16)
+  kernel = jnp.ones((3, 3, 4, 4), jnp.bfloat16)
+  loss = lambda kernel, x: jnp.sum(conv.conv2d(x, kernel, lowering='patches').astype(jnp.float32))
+  found = jax.grad(loss)(kernel, x)
+  exact = jax.grad(loss)(kernel.astype(jnp.float32), x.astype(jnp.float32))
+  error = jnp.abs(found.astype(jnp.float32) - exact).max() / jnp.abs(exact).max()
+  assert found.dtype == jnp.bfloat16 and error < 0.01
+
+
 def test_choice_by_shape():
   size = (8, 8)
   on_cpu = functools.partial(conv.choose, backend='cpu')

@@ -188,6 +188,14 @@ def test_random_varies_branches(branched):
   assert all(0.98 * BUDGET <= a.costs['macs']['share'] <= BUDGET * (1 + 1e-6) for a in archs)
 
 
+def test_random_closes_residual_branches():
+  """The shortcut is a summand that always stays: every branch beside it may go."""
+  _, graph = _trace(('channel', 'branch'), 'resnet20', width=4)
+  archs = [baselines.make('random', graph, budget=BUDGET, key=jax.random.key(k)) for k in range(4)]
+  counts = {sum(len(k) for n, k in a.kept.items() if n.startswith('branch:')) for a in archs}
+  assert min(counts) < 9 and len(counts) > 1
+
+
 def test_options_reach_the_decision(plain):
   arch = _make('random', plain, round_to=4)
   assert all(len(k) % 4 == 0 or len(k) == arch.widths[n] for n, k in arch.kept.items())

@@ -34,7 +34,7 @@ def decide(
   added in decreasing theta until the next would exceed it, branches only where theta > 0; then
   widths that still fit; then widths of low theta are exchanged where that comes closer to the
   budget. Where more than 2% of it would stay unspent, the branches with the smallest |theta| open
-  or close against its sign, as few as it takes (see `selection`).
+  or close against its sign (see `selection`).
 
   Args:
     graph: from `trace`.

@@ -21,8 +21,9 @@ _STEPS = (1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12)
 
 def until_close(search: Selection) -> None:
   """Trades chunks of low logit for others while that comes closer to the budget."""
-  while search.gap() >= CLOSE and search.evaluations < _MOST:
-    if not (_swap(search) or _move(search)):
+  last = search.evaluations + _MOST
+  while search.gap() >= CLOSE and search.evaluations < last:
+    if not (_swap(search) or _move(search, last)):
       return
 
 
@@ -44,13 +45,13 @@ def _swap(search: Selection) -> bool:
   return any(_accept(search, _flipped(search, i, o)) for _, i, o in sorted(pairs)[:3])
 
 
-def _move(search: Selection) -> bool:
+def _move(search: Selection, last: int) -> bool:
   """A few chunks of one kind in (or out) against as many of another as it takes."""
   best, best_cost = search.on, search.cost(search.on)
   kinds = _kinds(search)
   for step, one in itertools.product(_STEPS, kinds):
     start = _stepped(search, one, step)
-    if start is None or search.evaluations > _MOST:
+    if start is None or search.evaluations > last:
       continue
     for other in kinds:
       if other == one:

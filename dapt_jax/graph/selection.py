@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 #: Distance to the budget, relative to it, above which branches open or close against their logit.
 _FAR = 0.02
-#: Branches opened or closed against their logit, and how many of the least certain are tried.
+#: Branches opened or closed against their logit, and how many of the least certain may be.
 _FLIPS, _MOST_FREE = 4, 20
+#: Costs evaluated at most while trying such sets, and how often that is done.
+_MOST, _ROUNDS = 8000, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,12 @@ def within_budget(
   search.require()
   search.fill(np.flatnonzero(~search.on & ~search.closed))
   exchange.until_close(search)
-  while search.gap() > _FAR and not limits.keep_branches and search.flip_branches():
-    exchange.until_close(search)
+  if not limits.keep_branches:
+    search.open_needed()
+    for _ in range(_ROUNDS):
+      if search.gap() <= _FAR or not search.flip_branches():
+        break
+      exchange.until_close(search)
   return search.gates(search.on)
 
 
@@ -99,10 +105,10 @@ class Selection:
       group = self.graph.groups[name]
       if group.kind not in ('branch', 'link'):
         self._require_width(group)
-    best = self._require_summands(cheapest=False)
-    self.must |= best
+    wanted = self.must.copy()
+    self.must |= self._require_summands(cheapest=False)
     if self.cost(self.must) > self.limit:
-      self.must &= ~best
+      self.must = wanted
       self.must |= self._require_summands(cheapest=True)
     least = self.cost(self.must)
     if least > self.limit:
@@ -128,6 +134,8 @@ class Selection:
       if is_open or any(n not in self.chunk_of for n in names):
         continue
       numbers = [int(self.chunk_of[n][0]) for n in names]
+      if self.must[numbers].any():
+        continue
       price = lambda i: self.cost(self.must | out | (np.arange(len(self.on)) == i))
       out[min(numbers, key=price) if cheapest else min(numbers)] = True
     return out
@@ -156,6 +164,29 @@ class Selection:
       rest = candidates[low + 1 :]
       candidates = rest[self.kind[rest] != self.kind[candidates[low]]]
 
+  def open_needed(self) -> None:
+    """Opens branches in order of logits where even all widths leave more than flips could spend."""
+    start = self.on.copy()
+    most, opened = self._all_widths(), 0
+    for number in np.flatnonzero(self.branch & ~self.on):
+      if most >= (1 - _FAR) * self.limit:
+        break
+      self.on[number] = True
+      with_it = self._all_widths()
+      # Not for nothing, as a pool would be, and not if even the least widths then cost too much.
+      if with_it > most and self.fits(self.must | (self.on & self.branch)):
+        most, opened = with_it, opened + 1
+      else:
+        self.on[number] = False
+    if opened <= _FLIPS:
+      self.on = start
+    else:
+      self._refit_widths()
+
+  def _all_widths(self) -> float:
+    """Cost of the open branches at full width."""
+    return self.cost(self.on | ~self.branch)
+
   def flip_branches(self) -> bool:
     """Opens and closes the branches of least certainty that bring the gap within `_FAR`.
 
@@ -165,12 +196,17 @@ class Selection:
     """
     start, best, gap = self.on, self.on, self.gap()
     certainty = {n: abs(self.chunks[n].priority) for n in np.flatnonzero(self.branch).tolist()}
-    free = sorted(certainty, key=lambda n: certainty[n])[:_MOST_FREE]
+    ranked = sorted(certainty, key=lambda n: certainty[n])
+    some = [[n for n in ranked if start[n] == is_on][: _MOST_FREE // 2] for is_on in (True, False)]
+    free = ranked if len(ranked) <= _MOST_FREE else some[0] + some[1]
     sets = [c for size in range(1, _FLIPS + 1) for c in itertools.combinations(free, size)]
+    last = self.evaluations + _MOST
     for flips in sorted(sets, key=lambda c: sum(certainty[n] for n in c)):
+      if self.evaluations > last:
+        break
       self.on = start.copy()
       self.on[list(flips)] ^= True
-      if not self._has_paths():
+      if not self._has_paths() or self._all_widths() < (1 - gap) * self.limit:
         continue
       self._refit_widths()
       if self.fits(self.on) and self.gap() < gap - 1e-9:

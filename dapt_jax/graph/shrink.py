@@ -123,6 +123,8 @@ class _Plan:
     # Concrete arrays are cut on the host: a compiled take per shape would cost seconds.
     concrete = array if isinstance(array, jax.core.Tracer) else np.asarray(array)
     out = self.cut.take(value, concrete)
+    if out is concrete and isinstance(out, np.ndarray):
+      out = out.copy()  # what is sent to a CPU device shares the host's memory
     if leaf in self.links:
       out = out * self._link_mask(leaf).astype(out.dtype)
     if rescale:

@@ -79,7 +79,7 @@ def explicit_padding(
     dilation: window dilation.
 
   Returns:
-    One pair of non-negative ints for each spatial axis.
+    One pair of ints for each spatial axis.
 
   Raises:
     ValueError: for an unknown name or pairs that do not match the spatial axes.
@@ -170,7 +170,7 @@ def conv2d(
   pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
   (sh, sw), (dh, dw) = strides, dilation
   geometry = windows.Geometry((sh, sw), pads, (dh, dw))
-  if lowering == 'lax':
+  if lowering == 'lax' or not x.size or not kernel.size:
     return patches.conv_lax(x, kernel, geometry, groups)
   if groups > 1:
     return _grouped_patches(x, kernel, geometry, groups)

@@ -100,11 +100,11 @@ def _whole(x: jax.Array, window: windows.Pair, geometry: windows.Geometry) -> ja
   return jnp.concatenate(windows.shifted_windows(padded, window, strides, dilation), -1)
 
 
-def _along_rows(x: jax.Array, width: int, rows: int, geometry: windows.Geometry) -> jax.Array:
-  """`[N, rows, W', width * C]`: the views under a window of one row, on the first padded rows."""
+def _along_rows(x: jax.Array, width: int, geometry: windows.Geometry) -> jax.Array:
+  """`[N, padded rows, W', width * C]`: the views under a window of one row."""
   (_, stride), pads, (_, dilation) = geometry
   # Without the barrier every view is padded anew.
-  padded = lax.optimization_barrier(windows.pad_spatial(x, pads)[:, :rows])
+  padded = lax.optimization_barrier(windows.pad_spatial(x, pads))
   views = windows.shifted_windows(padded, (1, width), (1, stride), (1, dilation))
   return jnp.concatenate(views, -1)
 
@@ -114,7 +114,7 @@ def _rows_product(
 ) -> jax.Array:
   kh, kw, _, width = kernel.shape
   step = geometry.dilation[0]
-  product = _along_rows(x, kw, rows + (kh - 1) * step, geometry) @ flat
+  product = _along_rows(x, kw, geometry) @ flat
   product = lax.optimization_barrier(product)
   parts = [
     product[:, i * step : i * step + rows, :, i * width : (i + 1) * width] for i in range(kh)
@@ -128,7 +128,7 @@ def _rows_gradient(
   """`[kh * O, kw * C]`."""
   kh, kw, channels, width = kernel.shape
   step, rows = geometry.dilation[0], dy.shape[1] + (kernel.shape[0] - 1) * geometry.dilation[0]
-  views = _along_rows(x, kw, rows, geometry)
+  views = _along_rows(x, kw, geometry)
   border = (kh - 1) * step
   padded = lax.optimization_barrier(windows.pad_spatial(dy, ((border, border), (0, 0))))
   shifted = [padded[:, border - i * step : border - i * step + rows] for i in range(kh)]
@@ -172,7 +172,10 @@ def _sum_over_chunks(
 
   def add(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
     part = [lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False) for a in (xs, dys)]
-    return total + fn(*part), None
+    return total + fn(*part).astype(total.dtype), None
 
-  # Starting from the first chunk gives the sum its type and varying axes under shard_map.
-  return lax.scan(add, fn(xs[:, 0], dys[:, 0]), jnp.arange(1, xs.shape[1]))[0]
+  # Starting from the first chunk gives the sum its varying axes under shard_map.
+  first = fn(xs[:, 0], dys[:, 0])
+  half = jnp.issubdtype(first.dtype, jnp.inexact) and first.dtype.itemsize < 4
+  total = first.astype(jnp.float32) if half else first
+  return lax.scan(add, total, jnp.arange(1, xs.shape[1]))[0].astype(first.dtype)

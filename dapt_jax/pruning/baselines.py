@@ -111,30 +111,30 @@ def random_architecture(
     **options: passed to `graph.decide`.
 
   Returns:
-    The first architecture that fits, or after 1000 draws the one that came closest.
+    The first architecture that fits, or after 1000 draws the one that came closest. Where none fits
+    as drawn, one whose branches `graph.decide` has changed to fit.
 
   Raises:
     ValueError: as `graph.decide`.
   """
   best = None
   random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-  for attempt in range(_DRAWS + 1):
+  exact = {**options, 'budget': budget, 'unit': unit}
+  for _ in range(_DRAWS):
     logits = random_logits(graph, random)
-    strict = attempt < _DRAWS  # the last draw may open and close branches
-    if strict and not _may_fit(graph, logits, budget, unit):
+    if not _may_fit(graph, logits, budget, unit):
       continue
     try:
-      arch = graph.decide(logits, budget=budget, unit=unit, keep_branches=strict, **options)
+      arch = graph.decide(logits, **{**exact, 'keep_branches': True})
     except ValueError:  # dearer than the budget at its least widths
-      if not strict:
-        raise
       continue
     missed = arch.provenance['decision']['missed_by']
     if best is None or missed < best[0]:
       best = missed, arch
     if missed <= 0.02 * budget:
       break
-  assert best is not None
+  if best is None:  # no set of branches fits as drawn
+    return graph.decide(random_logits(graph, random), **exact)
   return best[1]
 
 
@@ -150,7 +150,10 @@ def _may_fit(graph: ChannelGraph, logits: Gates, budget: float, unit: str) -> bo
     for n, g in full.items()
   }
   cost = lambda gates: float(graph.cost_model.absolute(gates, unit, np))
-  sums = all(any(full[n][0] for n in names if n in full) for names in graph.sums)
+  sums = all(
+    is_open or any(full[n][0] for n in names if n in full)
+    for names, is_open in zip(graph.sums, graph.open_sums)
+  )
   return sums and cost(least) <= goal and cost(full) >= 0.98 * goal
 
 

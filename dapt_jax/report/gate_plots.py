@@ -75,7 +75,7 @@ def input_gates(searches: Sequence[Search]) -> list[Panel]:
   panels = []
   for (unit, budget), group in search_plots.by_budget(searches).items():
     for search in group:
-      if not search.get('input_gates'):
+      if search.get('input_gates') is None:
         continue
       picture = np.stack([floats(line) for line in search['input_gates']])
       title = f'{search_plots.budget_title(unit, budget)}: {search_plots.title_of(search)}'
