@@ -5,7 +5,8 @@ against uniform and random widths of equal MACs, not against other channels of t
 (`same_counts` and `shuffled` tie by construction).
 Argument: SOURCE-TARGET as in configs/study.py, `fashion_mnist-mnist` by default. Six layers of
 their own width, budgets 20 and 10% of the MACs, three search seeds, ten draws.
-Expected: EXPECTED
+Expected: at 5 shots and 20 / 10% of the MACs .54 / .49 on MNIST (uniform widths .53 / .38, random
+ones .49 / .37, the whole network .68).
 Cost: 25 minutes of two cores.
 Command: make study-widths (data: python -m dapt_jax.data.fetch fashion_mnist mnist)
 """

@@ -27,7 +27,8 @@ _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Remove an earlier run in --w
 #: Errors whose message says all there is to say.
 _EXPECTED = (
   ValueError,
-  FileNotFoundError,
+  OSError,
+  ImportError,
   FloatingPointError,
   workdir_lib.WorkdirError,
   checkpoint.CheckpointError,

@@ -28,6 +28,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   clock = _Clock(root / 'stages.json')
   with clock.stage('data and graph'):
     task = task_lib.load(config)
+    transfer.check(config, task, workdir)
   print('data:\n  ' + '\n  '.join(task.data_sources))
   print(task.graph.explain())
   with clock.stage('search'):

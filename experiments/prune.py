@@ -24,7 +24,7 @@ from dapt_jax.gates import schedules
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
-from experiments import flags, source
+from experiments import flags, outputs, source
 from experiments import task as task_lib
 
 #: Fields that may change between a run and its continuation.
@@ -41,7 +41,11 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
 
   Returns:
     {search name: architecture}.
+
+  Raises:
+    ValueError: before any search, if no network with a path through every layer meets a budget.
   """
+  check_budgets(config, task)
   found = {}
   for budget in config.search.budgets:
     # Seeds differ in their states only: one program serves them all.
@@ -50,6 +54,15 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
       name = name_of(config, budget, seed)
       found[name] = search(config, task, workdir, budget, seed, program=program)
   return found
+
+
+def check_budgets(config: Any, task: task_lib.Task) -> None:
+  """Raises ValueError for a budget below the cheapest network."""
+  c = config.search
+  for budget in c.budgets:
+    closed = task.graph.init_gates()
+    options = {'budget': budget, 'unit': c.unit, 'round_to': c.round_to}
+    task.graph.decide(closed, keep_branches=True, **options)
 
 
 def search(
@@ -94,17 +107,19 @@ def search(
       return dapt.Architecture.load(made)
     build = program or functools.partial(_program, config, task, workdir, budget, variant)
     searcher, update = build()
-    result = loop.run(
-      update,
-      searcher.init(seeds.key(seed, 'search')),
-      batches(task, config.search, seed),
-      num_steps=config.search.steps,
-      workdir=opened,
-      checkpoint_every=config.search.checkpoint_every,
-      log_every=config.search.log_every,
-      name=name,
-      on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
-    )
+    with outputs.more_writers(config, path) as more:
+      result = loop.run(
+        update,
+        searcher.init(seeds.key(seed, 'search')),
+        batches(task, config.search, seed),
+        num_steps=config.search.steps,
+        workdir=opened,
+        checkpoint_every=config.search.checkpoint_every,
+        log_every=config.search.log_every,
+        writers=more,
+        name=name,
+        on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
+      )
     theta = {n: np.asarray(t) for n, t in result.state.shared.theta.items()}
     arch = task.graph.decide(
       result.state.shared.theta,
@@ -114,6 +129,8 @@ def search(
     ).with_provenance(
       method=variant,
       settings=recorded,
+      versions=outputs.versions(),
+      data_sources=list(task.data_sources),
       metrics={k: float(v) for k, v in result.metrics.items() if np.ndim(v) == 0},
       theta={n: t.tolist() for n, t in theta.items()},
     )

@@ -8,7 +8,6 @@ Writes WORKDIR/report.html, with the same numbers as report.json and CSV files b
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import pathlib
 import platform
 import shlex
@@ -23,10 +22,9 @@ import dapt_jax as dapt
 from dapt_jax.report import data as report_data
 from dapt_jax.report import page
 from dapt_jax.training import writers
-from experiments import flags, latency, prune, transfer
+from experiments import flags, latency, outputs, prune, transfer
 from experiments import task as task_lib
 
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 NOTES = (
   'The search procedure (two temperatures, noise, trapezoid estimator, populations of re-drawn '
   'weights, dual ascent to a budget) is our reconstruction: of the paper on differentiable '
@@ -55,7 +53,7 @@ def make(
     title=config.title,
     command=shlex.join([pathlib.Path(sys.executable).name, *sys.orig_argv[1:]]),
     created=datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-    versions={'dapt_jax': dapt.__version__} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+    versions=outputs.versions(),
     machine=f'{platform.machine()}, {platform.system()}, {jax.local_device_count()} '
     f'{jax.default_backend()} device(s)',
     data_sources=task.data_sources,
@@ -128,6 +126,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Reads, or makes, the results and writes the page."""
   del overwrite  # the page is made anew in any case
   task = task_lib.load(config)
+  transfer.check(config, task, workdir)
   learned = prune.run_all(config, task, workdir)
   rows = transfer.run(config, task, workdir, learned)
   print(f'report: {make(config, task, workdir, rows, learned).resolve()}')

@@ -24,6 +24,7 @@ SCHEMA: config_lib.Schema = {
   'seed': Rule(int, min=0, help='of everything that is not a search'),
   'devices': Rule(int, min=0, help='host devices of a search on CPU; 0: one per core, if K allows'),
   'workers': Rule(int, min=0, help='candidates retrained at a time; 0: one per core'),
+  'tensorboard': Rule(bool, help='metrics for TensorBoard, too, beside every metrics.jsonl'),
   'data.source': Rule(str, min=1, help='data set that the structure is learned on'),
   'data.targets': Rule(tuple, min=1, items=_names, help='data sets with few examples'),
   'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
@@ -84,7 +85,7 @@ def default() -> ml_collections.ConfigDict:
   """Defaults of every field: the study's setting; configurations change what they need."""
   c = ml_collections.ConfigDict()
   c.title = 'Structure found, carried, compared'
-  c.seed, c.devices, c.workers = 0, 0, 0
+  c.seed, c.devices, c.workers, c.tensorboard = 0, 0, 0, False
   c.data = ml_collections.ConfigDict(
     {
       'source': 'fashion_mnist',

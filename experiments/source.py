@@ -13,6 +13,7 @@ from dapt_jax import data
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.types import Params
+from experiments import outputs
 from experiments import task as task_lib
 
 _MOMENTUM = 0.95
@@ -68,7 +69,10 @@ def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
     return {'image': task.standardizer(batch['image']), 'label': batch['label']}
 
   path = pathlib.Path(workdir) / 'source'
-  with workdir_lib.open_workdir(path, recorded, kind='source') as opened:
+  with (
+    workdir_lib.open_workdir(path, recorded, kind='source') as opened,
+    outputs.more_writers(config, path) as more,
+  ):
     result = loop.run(
       runner.make_update(update, kind='jit'),
       State(params, optimizer.init(params)),
@@ -76,6 +80,7 @@ def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
       num_steps=config.transfer.source_steps,
       workdir=opened,
       checkpoint_every=200,
+      writers=more,
       name='source network',
       shown=('loss', 'accuracy'),
     )

@@ -19,7 +19,7 @@ import tqdm
 import dapt_jax as dapt
 from dapt_jax.training import seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
-from dapt_jax.transfer import protocol, retrain, statistics
+from dapt_jax.transfer import draws, protocol, retrain, statistics
 from experiments import candidates as candidates_lib
 from experiments import flags, prune
 from experiments import task as task_lib
@@ -50,15 +50,35 @@ def run(
     stopping.Interrupted: the process was asked to stop; finished candidates are kept.
   """
   everything = candidates_lib.make(config, task, workdir, learned)
-  path = pathlib.Path(workdir) / 'transfer'
-  other = ('title', 'devices', 'workers', 'latency')
-  recorded = {k: v for k, v in config.to_dict().items() if k not in other}
+  path, recorded = _place(config, workdir)
   with workdir_lib.open_workdir(path, recorded, kind='transfer', free_fields=prune.FREE):
     rows = _compare(config, task, everything, path)
     writers.write_csv(path / 'results.csv', rows)
     writers.write_csv(path / 'summary.csv', statistics.summarise(rows))
     writers.write_csv(path / 'comparison.csv', differences(rows))
   return rows
+
+
+def check(config: Any, task: task_lib.Task, workdir: str) -> None:
+  """Refuses, before any search, what the comparison would refuse after it.
+
+  Raises:
+    ValueError: a class of a target has fewer examples than `transfer.shots` asks for.
+    workdir.WorkdirError: the work directory holds the comparison of another configuration.
+  """
+  for target in task.targets:
+    draws.supports(target.train.labels, config.transfer.shots, 1, config.seed)
+  path, recorded = _place(config, workdir)
+  if path.exists():
+    with workdir_lib.open_workdir(path, recorded, kind='transfer', free_fields=prune.FREE):
+      pass
+
+
+def _place(config: Any, workdir: str) -> tuple[pathlib.Path, dict[str, Any]]:
+  """Where the comparison is kept, and the configuration it belongs to."""
+  other = ('title', 'devices', 'workers', 'latency', 'tensorboard')
+  recorded = {k: v for k, v in config.to_dict().items() if k not in other}
+  return pathlib.Path(workdir) / 'transfer', recorded
 
 
 def _compare(config, task, everything, path):
@@ -114,6 +134,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
     root = pathlib.Path(workdir)
     variants = [p for p in (root / 'search').glob('*') if not p.name.startswith('learned-')]
     flags.clear([*variants, root / 'source', root / 'transfer'])
+  check(config, task, workdir)
   rows = run(config, task, workdir, prune.run_all(config, task, workdir))
   for row in statistics.summarise(rows):
     where = f'{row["target"]:14s} {row["budget"]:<5g} {row["method"]:20s} {row["shots"]:3d} shots'

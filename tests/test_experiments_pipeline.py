@@ -259,6 +259,37 @@ def test_other_networks_go_through_search_and_page(name, options, levels, tmp_pa
     assert gate_plots.input_gates([found])
 
 
+def test_refused_before_any_search(compared, tmp_path, monkeypatch):
+  monkeypatch.setattr(prune, 'run_all', lambda *given: pytest.fail('searched'))
+  config = _small()
+  config.transfer.shots = (1, 1000)
+  with pytest.raises(ValueError, match='1000'):
+    pipeline.main(config, str(tmp_path), False)
+  config = _small()
+  config.search.budgets = (0.4, 0.2)
+  with pytest.raises(workdir_lib.WorkdirError, match='budgets'):
+    pipeline.main(config, str(compared), False)
+
+
+def test_budgets_are_checked_before_any_search(task, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, 'run', lambda *given, **options: pytest.fail('searched'))
+  config = _small()
+  config.search.budgets = (0.4, 1e-5)
+  with pytest.raises(ValueError, match='cheapest network'):
+    prune.run_all(config, task, str(tmp_path))
+
+
+def test_tensorboard_and_provenance(task, tmp_path):
+  pytest.importorskip('tensorboardX')
+  config = _small()
+  config.tensorboard = True
+  config.search.steps = 2
+  arch = prune.run_all(config, task, str(tmp_path))[SEARCH]
+  assert list((tmp_path / 'search' / SEARCH / 'tensorboard').glob('events*'))
+  assert arch.provenance['data_sources'] == task.data_sources
+  assert arch.provenance['versions']['jax'] == jax.__version__
+
+
 def test_source_network_is_trained_once(task, tmp_path):
   config = _small()
   first = source.train(config, task, str(tmp_path))

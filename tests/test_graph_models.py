@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dapt_jax import graph as graph_lib
+from dapt_jax.models import multibranch
 
 SMALL = {
   'mlp': {'widths': (9, 7), 'batch_norm': True},
@@ -21,11 +22,14 @@ SMALL = {
 }
 
 
-def _graph(name, train=False, levels=('channel', 'branch'), **config):
+def _network(name, train=False, **config):
   if name == 'resnet8':
-    apply_fn, params = nets.resnet8(train)
-  else:
-    apply_fn, params = nets.model(name, train, **{**SMALL[name], **config})
+    return nets.resnet8(train)
+  return nets.model(name, train, **{**SMALL[name], **config})
+
+
+def _graph(name, train=False, levels=('channel', 'branch'), **config):
+  apply_fn, params = _network(name, train, **config)
   return graph_lib.trace(apply_fn, params, nets.images(2), levels=levels), params
 
 
@@ -38,6 +42,22 @@ def test_masked_is_shrunk(name, train):
     arch = nets.architecture(nets.random_gates(graph, seed + 10 * train))
     # Batch statistics divide by deviations that may be small: they amplify rounding.
     compare.check(arch, nets.images(4), tolerance=5e-5 if train else 1e-5)
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('name', ['convnet', 'resnet8', 'multibranch'])
+def test_masked_is_shrunk_in_double_precision(name, train):
+  """Every operator, the gradients, and the batch's statistics, with no room for rounding."""
+  every = {'cells': 1, 'widths': (3,), 'reductions': (), 'operators': multibranch.OPERATORS}
+  apply_fn, params = _network(name, train, **(every if name == 'multibranch' else {}))
+  with jax.enable_x64(True):
+    params = jax.tree.map(lambda p: p.astype(np.float64), params)
+    graph = graph_lib.trace(apply_fn, params, nets.images(2).astype(np.float64))
+    compare = nets.Comparison(graph, params)
+    for seed in range(2):
+      arch = nets.architecture(nets.random_gates(graph, seed))
+      images = nets.images(4, seed=seed).astype(np.float64)
+      compare.check(arch, images, tolerance=1e-8, grad_tolerance=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The comparison: rows, pairing, resuming, threads."""
 
 import json
+import pathlib
 
 import jax
 import pytest
@@ -65,6 +66,37 @@ def test_equal_content_is_retrained_once(tmp_path, pretended):
   assert [r['architecture'] for r in rows[::4]] == ['a', 'b', 'c']
   assert [r['accuracy'] for r in rows[:4]] == [r['accuracy'] for r in rows[8:]]
   assert sorted(protocol.Ledger(ledger.path).rows) == sorted(c.label('toy') for c in same)
+
+
+def test_a_full_disk_leaves_the_ledger_whole(tmp_path, pretended, monkeypatch):
+  path = tmp_path / 'finished.jsonl'
+  ledger = protocol.Ledger(path)
+  go([candidate('a')], ledger)
+  before = path.read_bytes()
+  real = pathlib.Path.open
+
+  class Full:
+    def __init__(self, file):
+      self.file = file
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *error):
+      self.file.close()
+
+    def __getattr__(self, name):
+      return getattr(self.file, name)
+
+    def write(self, data):
+      return self.file.write(data[: len(data) // 2])
+
+  monkeypatch.setattr(pathlib.Path, 'open', lambda *a, **k: Full(real(*a, **k)))
+  with pytest.raises(OSError, match=r'cannot keep results.*No space left'):
+    ledger.add('b', [{'accuracy': 1.0}])
+  monkeypatch.undo()
+  assert path.read_bytes() == before and 'b' not in ledger.rows
+  assert list(protocol.Ledger(path).rows) == [candidate('a').label('toy')]
 
 
 def _must_not_build():

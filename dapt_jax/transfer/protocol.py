@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.data import Dataset, Standardizer
+from dapt_jax.training import writers
 from dapt_jax.transfer import draws, retrain
 from dapt_jax.types import PRNGKey
 
@@ -78,19 +80,36 @@ class Ledger:
       text = self.path.read_text(encoding='utf-8')
       whole = text[: text.rfind('\n') + 1]
       if whole != text:  # the last line of a run that was killed while writing
-        self.path.write_text(whole, encoding='utf-8')
+        with writers.atomic(self.path) as handle:
+          handle.write(whole)
       for line in whole.splitlines():
         entry = json.loads(line)
         self.rows[entry['label']] = entry['rows']
 
   def add(self, label: str, rows: list[dict[str, Any]]) -> None:
-    """Keeps the rows of one finished candidate."""
+    """Keeps the rows of one finished candidate.
+
+    Raises:
+      OSError: they could not be written (a full disk, say); the file is as before.
+    """
     with self._lock:
-      self.rows[label] = rows
       if self.path is not None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open('a', encoding='utf-8') as file:
-          file.write(json.dumps({'label': label, 'rows': rows}) + '\n')
+        _append(self.path, json.dumps({'label': label, 'rows': rows}) + '\n')
+      self.rows[label] = rows
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+  """Adds a line whole or not at all."""
+  with path.open('ab', buffering=0) as file:
+    start = file.seek(0, os.SEEK_END)
+    data = line.encode()
+    try:
+      if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+      file.truncate(start)
+      raise OSError(error.errno, f'cannot keep results: {error.strerror}', str(path)) from error
 
 
 def compare(
