@@ -1,8 +1,8 @@
 """The demo: MNIST to digits in a few minutes on two cores, from what pip alone installs.
 
-Expected: a structure at 20% of the MACs that reaches .84 +- .04 with 5 digits a class (three random
-ones of equal MACs .76, uniform widths .73, the whole network .80) and .93 with 20.
-Cost: 2 min 15 s on 2 quiet cores, much of it compilation; most of 5 minutes on busy ones.
+Expected: a structure at 20% of the MACs that reaches .85 +- .02 with 5 digits a class (three random
+ones of equal MACs .76, uniform widths .74, the whole network .80) and .93 with 20.
+Cost: 2 min 30 s on 2 quiet cores, much of it compilation; most of 5 minutes on busy ones.
 Command: make demo
 """
 
