@@ -58,9 +58,8 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
 
 def check_budgets(config: Any, task: task_lib.Task) -> None:
   """Raises ValueError for a budget below the cheapest network."""
-  c = config.search
+  c, closed = config.search, task.graph.init_gates()
   for budget in c.budgets:
-    closed = task.graph.init_gates()
     options = {'budget': budget, 'unit': c.unit, 'round_to': c.round_to}
     task.graph.decide(closed, keep_branches=True, **options)
 

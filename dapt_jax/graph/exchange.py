@@ -1,4 +1,4 @@
-"""Exchanges of chunks of low logit for others, that bring a selection closer to its budget."""
+"""Exchanges of widths of low logit for others, that bring a selection closer to its budget."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _swap(search: Selection) -> bool:
 def _move(search: Selection, last: int) -> bool:
   """A few chunks of one kind in (or out) against as many of another as it takes."""
   best, best_cost = search.on, search.cost(search.on)
-  kinds = _kinds(search)
+  kinds = np.unique(search.kind[~search.branch]).tolist()
   for step, one in itertools.product(_STEPS, kinds):
     start = _stepped(search, one, step)
     if start is None or search.evaluations > last:
@@ -65,11 +65,6 @@ def _move(search: Selection, last: int) -> bool:
   return _accept(search, best)
 
 
-def _kinds(search: Selection) -> list[int]:
-  """The kinds that may be exchanged."""
-  return [k for k in range(int(search.kind.max(initial=-1)) + 1) if k not in search.fixed]
-
-
 def _stepped(search: Selection, kind: int, step: int) -> np.ndarray | None:
   """The set with `step` more (or fewer) chunks of a kind, None if there are not so many."""
   mine = search.kind == kind
@@ -81,13 +76,7 @@ def _stepped(search: Selection, kind: int, step: int) -> np.ndarray | None:
 
 def _balanced(search: Selection, start: np.ndarray, kind: int) -> np.ndarray:
   """`start` with as many chunks of a kind as fit (with the fewest, if even those do not)."""
-  numbers = np.flatnonzero((search.kind == kind) & ~search.must)
-  low, high = 0, len(numbers)
-  while low < high:
-    middle = (low + high + 1) // 2
-    fits = search.fits(_with(start, numbers, middle))
-    low, high = (middle, high) if fits else (low, middle - 1)
-  return _with(start, numbers, low)
+  return search.longest(start, np.flatnonzero((search.kind == kind) & ~search.must))[0]
 
 
 def _accept(search: Selection, on: np.ndarray) -> bool:
@@ -105,13 +94,6 @@ def _flipped(search: Selection, *numbers: int) -> np.ndarray:
 
 def _next(search: Selection, among: np.ndarray, step: int = 1) -> Sequence[int]:
   """Of every kind the first (step 1) or last (step -1) chunk among these."""
-  numbers = np.flatnonzero(among & ~np.isin(search.kind, list(search.fixed)))[::step]
+  numbers = np.flatnonzero(among & ~search.branch)[::step]
   first = np.unique(search.kind[numbers], return_index=True)[1]
   return numbers[np.sort(first)].tolist()
-
-
-def _with(on: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
-  """The set with the first `count` of these chunks and without the others."""
-  out = on.copy()
-  out[numbers] = np.arange(len(numbers)) < count
-  return out

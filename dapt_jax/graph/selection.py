@@ -81,7 +81,6 @@ class Selection:
     branch = np.array([graph.groups[c.group].kind == 'branch' for c in self.chunks], bool)
     self.branch = branch
     self.closed = branch & np.array([c.priority <= 0 for c in self.chunks], bool)
-    self.fixed = set(self.kind[branch].tolist())
     self.on = np.zeros(len(self.chunks), bool)
     self.must = branch & ~self.closed if limits.keep_branches else self.on.copy()
     self.evaluations = 0
@@ -152,17 +151,11 @@ class Selection:
   def fill(self, candidates: np.ndarray) -> None:
     """Adds candidates in order; a kind of which one does not fit is left alone from there on."""
     while len(candidates):
-      low, high = 0, len(candidates)
-      while low < high:
-        middle = (low + high + 1) // 2
-        on = self.on.copy()
-        on[candidates[:middle]] = True
-        low, high = (middle, high) if self.fits(on) else (low, middle - 1)
-      self.on[candidates[:low]] = True
-      if low == len(candidates) or self.gap() < exchange.CLOSE:
+      self.on, count = self.longest(self.on, candidates)
+      if count == len(candidates) or self.gap() < exchange.CLOSE:
         return
-      rest = candidates[low + 1 :]
-      candidates = rest[self.kind[rest] != self.kind[candidates[low]]]
+      rest = candidates[count + 1 :]
+      candidates = rest[self.kind[rest] != self.kind[candidates[count]]]
 
   def open_needed(self) -> None:
     """Opens branches in order of logits where even all widths leave more than flips could spend."""
@@ -227,14 +220,20 @@ class Selection:
       for names, is_open in zip(self.graph.sums, self.graph.open_sums)
     )
 
-  def _refit_widths(self) -> None:
-    """Keeps as many widths in order of logits as fit."""
-    widths = np.flatnonzero(~self.must & ~np.isin(self.kind, list(self.fixed)))
-    low, high = 0, len(widths)
-    self.on[widths] = False
+  def longest(self, start: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, int]:
+    """`start` with as many of these chunks as fit, in order, without the others; how many fit."""
+
+    def first(count: int) -> np.ndarray:
+      on = start.copy()
+      on[numbers] = np.arange(len(numbers)) < count
+      return on
+
+    low, high = 0, len(numbers)
     while low < high:
       middle = (low + high + 1) // 2
-      on = self.on.copy()
-      on[widths[:middle]] = True
-      low, high = (middle, high) if self.fits(on) else (low, middle - 1)
-    self.on[widths[:low]] = True
+      low, high = (middle, high) if self.fits(first(middle)) else (low, middle - 1)
+    return first(low), low
+
+  def _refit_widths(self) -> None:
+    """Keeps as many widths in order of logits as fit."""
+    self.on = self.longest(self.on, np.flatnonzero(~self.must & ~self.branch))[0]

@@ -160,13 +160,8 @@ def conv2d(
       'and O must be a multiple of groups'
     )
   if lowering == 'auto':
-    lowering = choose(
-      kernel.shape,
-      x.shape[1:3],
-      dilation=dilation,
-      groups=groups,
-      in_loop=in_loop,
-    )
+    size = x.shape[1:3]
+    lowering = choose(kernel.shape, size, dilation=dilation, groups=groups, in_loop=in_loop)
   pads = explicit_padding(x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
   (sh, sw), (dh, dw) = strides, dilation
   geometry = windows.Geometry((sh, sw), pads, (dh, dw))

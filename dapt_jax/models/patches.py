@@ -19,16 +19,7 @@ from dapt_jax.models import products, windows
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> jax.Array:
-  """Convolution without groups, by products of patches forward and backward.
-
-  Args:
-    x: `[N, H, W, C]`.
-    kernel: `[kh, kw, C, O]`.
-    geometry: window placement.
-
-  Returns:
-    `[N, H', W', O]`.
-  """
+  """`products.convolve`, by products of patches backward too."""
   return products.convolve(x, kernel, geometry)
 
 
@@ -51,15 +42,8 @@ conv.defvjp(_conv_fwd, _conv_bwd)
 def conv_mixed(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> jax.Array:
   """Convolution without groups: `lax.conv`, but the kernel's gradient by products of patches.
 
-  On the CPU backend the kernel's gradient is the slow part of `lax.conv`.
-
-  Args:
-    x: `[N, H, W, C]`.
-    kernel: `[kh, kw, C, O]`.
-    geometry: window placement.
-
-  Returns:
-    `[N, H', W', O]`.
+  Arguments as `products.convolve`. On the CPU backend the kernel's gradient is the slow part of
+  `lax.conv`.
   """
   return conv_lax(x, kernel, geometry)
 
@@ -85,7 +69,7 @@ conv_mixed.defvjp(_mixed_fwd, _mixed_bwd)
 def conv_lax(
   x: jax.Array, kernel: jax.Array, geometry: windows.Geometry, groups: int = 1
 ) -> jax.Array:
-  """Convolution by `lax.conv_general_dilated`; arguments as `conv`, and feature groups."""
+  """`lax.conv_general_dilated`; arguments as `products.convolve`, and feature groups."""
   return lax.conv_general_dilated(
     x,
     kernel,

@@ -45,7 +45,7 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: windows.Geometry) -> jax
   kh, kw, channels, width = kernel.shape
   if kh == kw == 1:
     return _whole(x, (1, 1), geometry) @ kernel.reshape(channels, width)
-  rows, cols = _checked_outputs(x.shape[1:3], (kh, kw), geometry)
+  rows, cols = windows.num_outputs(x.shape[1:3], (kh, kw), geometry)
   if _by_rows(kernel.shape, rows, geometry):
     size = _chunk(x.shape[0], rows * cols * (kw * channels + kh * width), ROWS_BYTES)
     flat = kernel.transpose(1, 2, 0, 3).reshape(kw * channels, kh * width)
@@ -133,18 +133,6 @@ def _rows_gradient(
   padded = lax.optimization_barrier(windows.pad_spatial(dy, ((border, border), (0, 0))))
   shifted = [padded[:, border - i * step : border - i * step + rows] for i in range(kh)]
   return jnp.concatenate(shifted, -1).reshape(-1, kh * width).T @ views.reshape(-1, kw * channels)
-
-
-def _checked_outputs(
-  size: Sequence[int], window: windows.Pair, geometry: windows.Geometry
-) -> windows.Pair:
-  outputs = windows.num_outputs(size, window, geometry)
-  if min(outputs) < 1:
-    raise ValueError(
-      f'window {window} with dilation {geometry.dilation} is larger than the input {tuple(size)} '
-      f'padded by {geometry.pads}'
-    )
-  return outputs
 
 
 def _chunk(n: int, floats: int, most: int) -> int:

@@ -30,11 +30,20 @@ def pad_spatial(x: jax.Array, pads: Sequence[Pair], value: float = 0.0) -> jax.A
 
 
 def num_outputs(size: Sequence[int], window: Sequence[int], geometry: Geometry) -> Pair:
-  """Output positions `(H', W')` of an input of spatial `size` (less than 1: it does not fit)."""
+  """Output positions `(H', W')` of an input of spatial `size`.
+
+  Raises:
+    ValueError: when the dilated window is larger than the padded input.
+  """
   rows, cols = (
     (n + low + high - (k - 1) * d - 1) // s + 1
     for n, k, s, (low, high), d in zip(size, window, *geometry)
   )
+  if rows < 1 or cols < 1:
+    raise ValueError(
+      f'window {tuple(window)} with dilation {geometry.dilation} is larger than the input '
+      f'{tuple(size)} padded by {geometry.pads}'
+    )
   return rows, cols
 
 
@@ -58,8 +67,6 @@ def shifted_windows(
   n, h, w, c = x.shape
   (kh, kw), (sh, sw), (dh, dw) = window, strides, dilation
   rows, cols = num_outputs((h, w), window, Geometry(strides, ((0, 0), (0, 0)), dilation))
-  if rows < 1 or cols < 1:
-    raise ValueError(f'window {window} with dilation {dilation} is larger than the padded {h}x{w}')
   return [
     lax.slice(
       x,
