@@ -114,7 +114,7 @@ class Comparison:
 
     def masked(both, *inputs):
       params, gates = both
-      return graph.apply_fn(graph.apply_gates(params, gates), *inputs)
+      return graph.apply(params, gates, *inputs)
 
     self.masked = _evaluate(graph, masked, gradients)
 

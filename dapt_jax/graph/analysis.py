@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-from dapt_jax.graph import labels, rules, rules_elementwise, rules_join, rules_linear, rules_shape
+import numpy as np
+
+from dapt_jax.graph import (
+  carriers,
+  labels,
+  rules,
+  rules_control,
+  rules_elementwise,
+  rules_join,
+  rules_linear,
+  rules_lookup,
+  rules_reduce,
+  rules_shape,
+)
 from dapt_jax.graph import program as program_lib
 
 # The rule tables register themselves on import.
-_TABLES = (rules_elementwise, rules_join, rules_linear, rules_shape)
+_TABLES = (
+  *(rules_control, rules_elementwise, rules_join, rules_linear, rules_lookup, rules_reduce),
+  rules_shape,
+)
+#: Where a node is: indices of the nodes around it, number of the body, its own index.
+Place = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+  """A reshape that splits or merges axes of which several may be cut.
+
+  Attributes:
+    key: place of the reshape and number of its run of axes.
+    candidates: (axis, its labels); one of them can stay open.
+    parent: labels of the axis that is split, None for a merge.
+  """
+
+  key: Place
+  candidates: tuple[tuple[int, np.ndarray], ...]
+  parent: np.ndarray | None
+
+
+class Record:
+  """What all bodies of a program write down together; parameters by their top value numbers.
+
+  Attributes:
+    reads: {(parameter, axis)} contracted with what they read.
+    writes: {(parameter, axis)} that make new channels.
+    carriers: {(parameter, axis)} that carry the gates of what they write, by linearity.
+    sites: reshapes that ask for a choice.
+    choices: {site key: the axis that stays open, or None}.
+    weights: whether gates may act as weights of a reduction.
+  """
+
+  def __init__(self, choices: Mapping[Place, int | None], weights: bool) -> None:
+    self.reads: set[tuple[int, int]] = set()
+    self.writes: set[tuple[int, int]] = set()
+    self.carriers: set[tuple[int, int]] = set()
+    self.sites: list[Site] = []
+    self.choices = choices
+    self.weights = weights
 
 
 class Analysis:
@@ -16,52 +71,57 @@ class Analysis:
 
   Attributes:
     program: the program read.
-    space: labels, equalities and refusals; shared with the bodies of custom_jvp calls.
+    space: labels, equalities and refusals; shared with bodies.
+    record: roles of the parameters; shared with bodies.
     axes: value number -> labels of its axes.
-    reads: {(parameter value, axis)} contracted with what they read.
-    writes: {(parameter value, axis)} that make new channels.
     sources: {(value, axis)} whose labels start at that value.
-    bodies: node index -> Analysis of a custom_jvp body.
+    bodies: node index -> analyses of its bodies.
+    weighed: node index -> axes of its operand over which it reduces, with gates as weights.
+    counts: index of a division -> index of the weighed sum that it turns into a mean.
   """
 
   def __init__(
     self,
     program: program_lib.Program,
     space: labels.LabelSpace,
-    inputs: Sequence[labels.Axes] | None = None,
-    parameters: Sequence[int] = (),
+    inputs: Sequence[rules.Given],
+    record: Record,
+    place: Place = (),
+    exact: bool = True,
   ) -> None:
+    """Reads the program; `exact=False` in bodies with a derivative rule of their own."""
     self.program = program
     self.space = space
+    self.record = record
     self.axes: dict[int, labels.Axes] = {}
-    self.reads: set[tuple[int, int]] = set()
-    self.writes: set[tuple[int, int]] = set()
     self.sources: set[tuple[int, int]] = set()
-    self.bodies: dict[int, Analysis] = {}
-    self._views = {v: (v, tuple(range(len(program.shape(v))))) for v in parameters}
-    self._activations = program_lib.depends_on(
-      program, [v for v in program.inputs if v not in self._views]
-    )
+    self.bodies: dict[int, list[Analysis]] = {}
+    self.weighed: dict[int, tuple[int, ...]] = {}
+    self.counts: dict[int, int] = {}
+    self._place = place
+    self._exact = exact
+    self._at = -1
+    self._views: dict[int, tuple[rules.View, ...]] = {}
     # What values without activations are computed from.
-    self._roots: dict[int, frozenset[int]] = {v: frozenset([v]) for v in parameters}
-    for number, value in enumerate(program.inputs):
-      given = None if inputs is None else inputs[number]
-      self.axes[value] = space.fresh_axes(program.shape(value)) if given is None else given
+    self._roots: dict[int, frozenset[int]] = {}
+    for value, given in zip(program.inputs, inputs):
+      self.axes[value], self._views[value], self._roots[value] = (
+        given.axes,
+        given.views,
+        given.roots,
+      )
+    active = [v for v, g in zip(program.inputs, inputs) if g.active]
+    self._activations = program_lib.depends_on(program, active)
     for index, node in enumerate(program.nodes):
-      self._follow(index, node)
+      self._at = index
+      self._follow(node)
 
-  def _follow(self, index: int, node: program_lib.Node) -> None:
+  def _follow(self, node: program_lib.Node) -> None:
     for value in node.ins:
       if value not in self.axes:  # a constant, met for the first time
         self.axes[value] = self.space.fresh_axes(self.program.shape(value))
-    ins = [self.axes[v] for v in node.ins]
-    if node.body is not None:
-      body = Analysis(node.body, self.space, ins)
-      self.bodies[index] = body
-      outs = [body.labels_of(v) for v in node.body.outputs]
-    else:
-      rule = rules.RULES.get(node.name)
-      outs = (rule.follow if rule else rules.opaque)(self, node, ins)
+    rule = rules.RULES.get(node.name)
+    outs = (rule.follow if rule else rules.opaque)(self, node, [self.axes[v] for v in node.ins])
     self.axes.update(zip(node.outs, outs))
     if node.outs and node.outs[0] not in self._activations:
       roots = frozenset().union(*(self._roots.get(v, frozenset()) for v in node.ins))
@@ -73,15 +133,15 @@ class Analysis:
       self.axes[value] = self.space.fresh_axes(self.program.shape(value))
     return self.axes[value]
 
-  # What rules may ask and say.
+  # What rules may ask and say; `rules.Context` says what each is for.
 
-  def view(self, value: int) -> tuple[int, tuple[int, ...]] | None:
-    """See `rules.Context.view`."""
-    return self._views.get(value)
+  def views(self, value: int) -> tuple[rules.View, ...]:
+    """See `rules.Context.views`."""
+    return self._views.get(value, ())
 
-  def set_view(self, value: int, parameter: int, axes: tuple[int, ...]) -> None:
-    """See `rules.Context.set_view`."""
-    self._views[value] = (parameter, axes)
+  def set_views(self, value: int, views: Sequence[rules.View]) -> None:
+    """See `rules.Context.set_views`."""
+    self._views[value] = tuple(views)
 
   def depends_on_input(self, value: int) -> bool:
     """Whether the value is an activation (depends on an input, not only on parameters)."""
@@ -93,12 +153,67 @@ class Analysis:
 
   def read(self, parameter: int, axis: int) -> None:
     """See `rules.Context.read`."""
-    self.reads.add((parameter, axis))
+    self.record.reads.add((parameter, axis))
 
   def write(self, parameter: int, axis: int) -> None:
     """See `rules.Context.write`."""
-    self.writes.add((parameter, axis))
+    self.record.writes.add((parameter, axis))
 
   def source(self, value: int, axis: int) -> None:
     """See `rules.Context.source`."""
     self.sources.add((value, axis))
+
+  def given(self, value: int, axes: labels.Axes | None = None, skip: int = 0) -> rules.Given:
+    """See `rules.Context.given`."""
+    views = tuple(rules.View(v.parameter, v.axes[skip:]) for v in self.views(value))
+    found = self.axes[value][skip:] if axes is None else axes
+    roots = self._roots.get(value, frozenset())
+    return rules.Given(found, views, self.depends_on_input(value), roots)
+
+  def enter(
+    self, body: program_lib.Program, inputs: Sequence[rules.Given], exact: bool = True
+  ) -> Analysis:
+    """See `rules.Context.enter`."""
+    known = self.bodies.setdefault(self._at, [])
+    place = (*self._place, self._at, len(known))
+    exact = exact and self._exact
+    known.append(Analysis(body, self.space, inputs, self.record, place, exact))
+    return known[-1]
+
+  def choice(
+    self,
+    run: int,
+    candidates: Sequence[tuple[int, np.ndarray]],
+    parent: np.ndarray | None = None,
+  ) -> int | None:
+    """See `rules.Context.choice`."""
+    key = (*self._place, self._at, run)
+    self.record.sites.append(Site(key, tuple(candidates), parent))
+    return self.record.choices.get(key)
+
+  def carry(self, value: int, axis: int, other: int) -> bool:
+    """See `rules.Context.carry`."""
+    found = carriers.find(self, value, axis)
+    starts = [
+      u for u in self.program.inputs if {v.parameter for v in self.views(u)} & {p for p, _ in found}
+    ]
+    if not found or other in program_lib.depends_on(self.program, starts):
+      return False
+    self.record.carriers |= found
+    return True
+
+  def weigh(self, node: program_lib.Node, axes: Sequence[int]) -> None:
+    """See `rules.Context.weigh`."""
+    operand = self.axes[node.ins[0]]
+    if not (self.record.weights and self._exact):
+      for axis in axes:
+        reason = f'{node.name} runs over it, with no parameter to carry a gate'
+        self.space.refuse(operand[axis], reason)
+      return
+    self.weighed[self._at] = tuple(axes)
+    self.space.weighed += [operand[axis] for axis in axes]
+    if node.name == 'reduce_sum':
+      size = int(np.prod([len(operand[a]) for a in axes]))
+      self.counts.update(
+        dict.fromkeys(program_lib.divisions(self.program, node.outs[0], size), self._at)
+      )

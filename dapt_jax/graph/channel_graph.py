@@ -23,14 +23,14 @@ from dapt_jax.graph import (
   gating,
   grouping,
   groups,
-  labels,
+  passes,
   shrink,
 )
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
 
-LEVELS = ('channel', 'input', 'branch', 'link')
+LEVELS = ('channel', 'normalised', 'input', 'branch', 'link')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,9 @@ class ChannelGraph:
     self.tree = tree_lib.describe(apply_fn, params, inputs)
     self.program = program_lib.flatten(self.tree.jaxpr)
     parameters = self.program.inputs[: self.tree.num_params]
-    space = labels.LabelSpace()
-    self.analysis = analysis_lib.Analysis(self.program, space, parameters=parameters)
-    self._close_outputs(space)
+    self.analysis = passes.settle(
+      self.program, self.tree.num_params, self._close_outputs, 'normalised' in levels
+    )
     found, self.members = grouping.find(self.analysis, self.tree.names, self.tree.num_params)
     self.groups = {g.name: g for g in found}
     self.branches: list[Branch] = []
@@ -87,17 +87,17 @@ class ChannelGraph:
     self._add_branches(parameters)
     self._add_links(parameters)
     self.gated_groups = {n: g for n, g in self.groups.items() if self._selected(g)}
+    self._siblings = {tree_lib.signature(self.tree.input_shapes): self}
 
-  def _close_outputs(self, space: labels.LabelSpace) -> None:
+  def _close_outputs(self, analysis: analysis_lib.Analysis) -> None:
     """Results stay whole, but for state that is handed back in the shape of a parameter."""
     for number, value in enumerate(self.program.outputs):
-      axes = self.analysis.labels_of(value)
       twin = self.tree.state_outputs.get(number)
-      for axis, label in enumerate(axes):
+      for axis, label in enumerate(analysis.labels_of(value)):
         if twin is None:
-          space.refuse(label, 'an output of the function')
+          analysis.space.refuse(label, 'an output of the function')
         else:
-          space.unify(label, self.analysis.axes[self.program.inputs[twin]][axis])
+          analysis.space.unify(label, analysis.axes[self.program.inputs[twin]][axis])
 
   def _add_branches(self, parameters: Sequence[int]) -> None:
     if 'branch' not in self.levels:
@@ -122,7 +122,7 @@ class ChannelGraph:
   def _add_links(self, parameters: Sequence[int]) -> None:
     if 'link' not in self.levels:
       return
-    readers = {v for v, _ in self.analysis.reads}
+    readers = {v for v, _ in self.analysis.record.reads}
     for leaf, value in enumerate(parameters):
       if value in readers:
         name = f'link:{self.tree.names[leaf]}'
@@ -157,6 +157,10 @@ class ChannelGraph:
     """Multiplies the reading slices of `params` by the gates; see `gating.apply`."""
     return gating.apply(self, params, gates)
 
+  def apply(self, params: Params, gates: Gates, *inputs: Any) -> Any:
+    """The gated network's results, for groups of every level; see `gating.call`."""
+    return gating.call(self, params, gates, *inputs)
+
   def cost(self, gates: Gates, unit: str = 'macs') -> jax.Array:
     """Share of the whole network's cost at these gate values, f32[] in [0, 1], differentiable.
 
@@ -185,9 +189,15 @@ class ChannelGraph:
     """A table of the groups: width, who writes, who reads, why refused."""
     return explain.table(self, arch, verbose)
 
-  def retrace(self, inputs: Sequence[Any]) -> ChannelGraph:
-    """The same graph for inputs of other shapes (another batch size, say)."""
-    return ChannelGraph(self.apply_fn, self.tree.param_shapes, inputs, self.levels, self._choose)
+  def at(self, inputs: Sequence[Any]) -> ChannelGraph:
+    """The same graph for inputs of other shapes (another batch size, say); kept once made."""
+    shapes = tree_lib.shapes_of(tuple(inputs))
+    key = tree_lib.signature(shapes)
+    if key not in self._siblings:
+      self._siblings[key] = ChannelGraph(
+        self.apply_fn, self.tree.param_shapes, shapes, self.levels, self._choose
+      )
+    return self._siblings[key]
 
 
 def _common_path(names: Sequence[str]) -> str:
@@ -217,8 +227,9 @@ def trace(
       entry, only that entry counts as parameters in the cost.
     *example_inputs: pytrees of arrays (or `jax.ShapeDtypeStruct`) of the right shapes; a batch of
       one makes `total('macs')` the cost per example.
-    levels: which kinds of groups carry gates: 'channel' (widths), 'branch' (summands), 'input'
-      (positions of an input axis), 'link' (entries of kernels).
+    levels: which kinds of groups carry gates: 'channel' (widths), 'normalised' (widths that a
+      normaliser averages over, such as the stream of a transformer: use `graph.apply`), 'branch'
+      (summands), 'input' (positions of an input axis), 'link' (entries of kernels).
     select: regular expression or predicate on group names; others stay whole.
 
   Returns:

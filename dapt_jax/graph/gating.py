@@ -1,12 +1,14 @@
-"""Gates on parameters: every reading slice is multiplied by the gate of what it reads."""
+"""Gates: every reading slice is multiplied by the gate of what it reads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dapt_jax.graph import replay
 from dapt_jax.types import Gates, Params
 
 if TYPE_CHECKING:
@@ -44,8 +46,56 @@ def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
     Parameters of the same structure and shapes.
 
   Raises:
+    ValueError: for an unknown or refused group, a gate of the wrong width, or a group that a
+      normaliser averages over: its gates act inside the function, see `call`.
+  """
+  inside = [n for n in gates if n in graph.groups and graph.groups[n].kind == 'normalised']
+  if inside:
+    raise ValueError(
+      f'gates has the groups {inside}, over which a normaliser averages: no parameter can carry '
+      'their gates alone; call graph.apply(params, gates, *inputs) instead of the function'
+    )
+  return _scaled(graph, params, gates)
+
+
+def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any:
+  """The gated network: `apply_fn` with the gates where they act.
+
+  For groups of level 'normalised' the gates are also weights in the statistics of the normalisers:
+  a mean becomes sum(gate * x) / sum(gate), a maximum that of the positions with a positive gate.
+
+  Args:
+    graph: from `trace`.
+    params: the network's parameters.
+    gates: `{group: f32[width]}`; groups left out stay open.
+    *inputs: of the function.
+
+  Returns:
+    What the function returns.
+
+  Raises:
     ValueError: for an unknown or refused group, or a gate of the wrong width.
   """
+  gated = _scaled(graph, params, gates)
+  weights = {n: g for n, g in gates.items() if graph.groups[n].kind == 'normalised'}
+  if not weights:
+    return graph.apply_fn(gated, *inputs)
+  here = graph.at(inputs)
+
+  def vector(label: np.ndarray) -> Any:
+    parts = [p for p in here.members.split(label) if p[0] in weights]
+    out = jnp.ones(len(label), jnp.float32)
+    for name, positions, index in parts:
+      out = out.at[positions].set(weights[name][index])
+    return out if parts else None
+
+  dead = np.zeros(here.analysis.space.size, bool)
+  cut = replay.Cut(here.analysis, dead, weights=vector)
+  args = [*jax.tree.leaves(gated), *jax.tree.leaves(inputs)]
+  return jax.tree.unflatten(here.tree.out_treedef, cut.run(args, here.program.outputs))
+
+
+def _scaled(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
   check(graph, gates)
   leaves = graph.tree.flatten_whole(params)
   for (leaf, axis), parts in _readers(graph, gates).items():

@@ -35,6 +35,9 @@ def find(
     if not reasons.get(int(components[s[2][0]]), '').startswith('kernel tap')
   ]
   owner_axis = _merge_axes([components[s[2]] for s in seeds], size)
+  weighed = np.zeros(size, bool)
+  for label in analysis.space.weighed:
+    weighed[components[label]] = True
   owner, gate = np.full(size, -1), np.zeros(size, np.int64)
   found: list[groups.Group] = []
   taken: set[str] = set()
@@ -44,6 +47,8 @@ def find(
     owner[ids], gate[ids] = number, np.arange(len(ids))
     why = next((reasons[i] for i in ids.tolist() if i in reasons), '')
     name, kind = _name(members[0], leaf_names, num_params, analysis)
+    if kind == 'channel' and weighed[ids].any():
+      kind = 'normalised'
     found.append(groups.Group(groups.unique(name, taken), kind, len(ids), refused=why))
     taken.add(found[-1].name)
   members_of = groups.Members([g.name for g in found], owner[components], gate[components])
@@ -73,14 +78,14 @@ def _slices(analysis, members):
 
 
 def _role(analysis, value, axis):
-  if (value, axis) in analysis.reads:
+  if (value, axis) in analysis.record.reads | analysis.record.carriers:
     return 'read'
-  return 'write' if (value, axis) in analysis.writes else 'along'
+  return 'write' if (value, axis) in analysis.record.writes else 'along'
 
 
 def _reasons(analysis, components):
   """First reason of refusal of every component, the telling ones before the spatial ones."""
-  both = analysis.reads & analysis.writes
+  both = analysis.record.reads & analysis.record.writes
   extra = [
     labels.Refusal(analysis.axes[v][a], 'one parameter both reads and writes it')
     for v, a in sorted(both)
@@ -99,9 +104,9 @@ def _seed_axes(analysis, num_params):
   seeds, late = [], []
   for leaf, value in enumerate(program.inputs):
     for axis, label in enumerate(analysis.axes[value]):
-      if (value, axis) in analysis.writes:
+      if (value, axis) in analysis.record.writes:
         seeds.append((leaf, axis, label))
-      elif len(label) > 1 and (leaf >= num_params or (value, axis) not in analysis.reads):
+      elif len(label) > 1 and (leaf >= num_params or (value, axis) not in analysis.record.reads):
         late.append((leaf, axis, label))
   order = [v for node in program.nodes for v in node.ins]
   first = {v: i for i, v in reversed(list(enumerate(order)))}
@@ -150,6 +155,6 @@ def _name(seed, leaf_names, num_params, analysis):
   head, _, tail = name.rpartition('/')
   name = head if head and tail in ('kernel', 'w', 'weight', 'embedding') else name
   value = analysis.program.inputs[leaf]
-  if (value, axis) in analysis.writes and axis == len(analysis.axes[value]) - 1:
+  if (value, axis) in analysis.record.writes and axis == len(analysis.axes[value]) - 1:
     return name, 'channel'
   return f'{name}:axis{axis}', 'channel'

@@ -36,6 +36,8 @@ class LabelSpace:
   def __init__(self, start: int = 0) -> None:
     self.size = start
     self.refusals: list[Refusal] = []
+    #: Labels that a reduction runs over, with gates as weights.
+    self.weighed: list[np.ndarray] = []
     self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
     self._refused: set[int] = set()
 

@@ -1,13 +1,13 @@
 """A jaxpr as a flat list of primitive applications on numbered values.
 
-`jit` and `checkpoint` calls are inlined, so that an analysis sees plain primitives only. A
-`custom_jvp` call stays one node with a body of its own, because its derivative rule has to survive
-a replay.
+`jit` and `checkpoint` calls are inlined, so that an analysis sees plain primitives only. Loops,
+branches, and calls with a derivative rule of their own stay nodes with bodies.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,8 +16,20 @@ import numpy as np
 from jax.extend import core as jex_core
 
 # Rematerialisation is inlined too: a replay keeps the values, not the schedule.
+_BODIES = {'while': ('cond_jaxpr', 'body_jaxpr')}
 _INLINED = {'jit', 'pjit', 'closed_call', 'core_call', 'remat2', 'checkpoint'}
-CUSTOM_JVP = 'custom_jvp_call'
+
+
+_MOVES = ('reshape', 'broadcast_in_dim', 'squeeze', 'convert_element_type', 'transpose', 'copy')
+_FOLDED: dict[str, Any] = {
+  'convert_element_type': lambda x: x,
+  'broadcast_in_dim': lambda x: x,
+  'reshape': lambda x: x,
+  'add': lambda x, y: x + y,
+  'sub': lambda x, y: x - y,
+  'mul': lambda x, y: x * y,
+  'max': max,
+}
 
 
 @dataclasses.dataclass
@@ -29,14 +41,22 @@ class Node:
     params: its static parameters.
     ins: value numbers read.
     outs: value numbers written.
-    body: the flattened body of a `custom_jvp` call, else None.
+    bodies: the flattened jaxprs among its parameters: bodies of a loop, branches, and so on.
   """
 
   primitive: Any
   params: dict[str, Any]
   ins: list[int]
   outs: list[int]
-  body: Program | None = None
+
+  @functools.cached_property
+  def bodies(self) -> tuple[Program, ...]:
+    """The programs among its parameters, in the order of their names' appearance."""
+    found: list[Any] = []
+    for name in _BODIES.get(self.name, self.params):
+      value = self.params[name]
+      found += [v for v in (value if isinstance(value, tuple) else (value,)) if _is_jaxpr(v)]
+    return tuple(flatten(v) for v in found)
 
   @property
   def name(self) -> str:
@@ -107,8 +127,7 @@ class _Flattener:
         continue
       outs = [self.new(v.aval) for v in eqn.outvars]
       env.update(zip(eqn.outvars, outs))
-      body = flatten(inner) if eqn.primitive.name == CUSTOM_JVP else None
-      self.nodes.append(Node(eqn.primitive, eqn.params, ins, outs, body))
+      self.nodes.append(Node(eqn.primitive, eqn.params, ins, outs))
     return [read(a) for a in jaxpr.outvars]
 
 
@@ -130,14 +149,6 @@ def flatten(closed_jaxpr: Any) -> Program:
   inputs = [flat.new(v.aval) for v in jaxpr.invars]
   outputs = flat.run(jaxpr, consts, inputs)
   return Program(flat.nodes, flat.avals, flat.constants, inputs, outputs)
-
-
-def bodies(node: Node) -> list[Program]:
-  """The programs among a node's parameters: bodies of loops, branches, custom derivatives."""
-  found: list[Any] = []
-  for value in node.params.values():
-    found += [v for v in (value if isinstance(value, tuple) else (value,)) if _is_jaxpr(v)]
-  return [flatten(v) for v in found]
 
 
 def _is_jaxpr(value: Any) -> bool:
@@ -195,3 +206,36 @@ def depends_on(program: Program, values: Sequence[int]) -> set[int]:
     if any(v in reached for v in node.ins):
       reached.update(node.outs)
   return reached
+
+
+def scalar(program: Program, value: int) -> float | None:
+  """The number that a scalar computed from constants alone has, or None."""
+  if program.avals[value].size != 1:
+    return None
+  if value in program.constants:
+    constant = np.asarray(program.constants[value])
+    return float(constant.reshape(())) if constant.dtype.kind in 'iufb' else None
+  node = next((n for n in program.nodes if value in n.outs), None)
+  if node is None or node.name not in _FOLDED:
+    return None
+  ins = [scalar(program, v) for v in node.ins]
+  return None if None in ins else float(_FOLDED[node.name](*ins))
+
+
+def divisions(program: Program, total: int, size: int) -> list[int]:
+  """Indices of the nodes that turn a sum over `size` positions into a mean.
+
+  Args:
+    program: the program.
+    total: value number of the sum.
+    size: number of positions summed.
+  """
+  found, seen = [], {total}
+  for index, node in enumerate(program.nodes):
+    if seen.isdisjoint(node.ins):
+      continue
+    if node.name in _MOVES:
+      seen.update(node.outs)
+    elif node.name == 'div' and node.ins[0] in seen and scalar(program, node.ins[1]) == size:
+      found.append(index)
+  return found

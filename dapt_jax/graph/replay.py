@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import labels, rules
+from dapt_jax.graph import custom, rules
 from dapt_jax.graph import program as program_lib
 
 Overrides = Mapping[str, Callable[..., Any]]
 
 
 class Cut:
-  """A program without its dead labels and dead summands.
+  """A program without its dead labels and dead summands, or one with gates as weights.
 
   Rules ask it for shapes after the cut; `run` evaluates it.
   """
@@ -29,12 +27,29 @@ class Cut:
     dead: np.ndarray,
     dead_edges: frozenset[tuple[int, int]] = frozenset(),
     overrides: Overrides | None = None,
+    weights: Callable[[np.ndarray], Any] | None = None,
   ) -> None:
-    """Args: the analysis; bool per label; {(node, operand)} of summands that are zero."""
+    """Sets up a replay.
+
+    Args:
+      analysis: the analysis of the program.
+      dead: bool per label.
+      dead_edges: {(node, operand)} of summands that are zero.
+      overrides: {primitive name: function evaluated instead}.
+      weights: gate values of an axis with these labels, which then weigh its reductions; None
+        where nothing is gated.
+    """
     self.analysis = analysis
     self.dead = dead
     self.dead_edges = dead_edges
     self.overrides = overrides or {}
+    self.weights = weights
+    self._index = {id(n): i for i, n in enumerate(analysis.program.nodes)}
+
+  def inside(self, node: program_lib.Node, number: int) -> Cut:
+    """The cut of a body of a node."""
+    body = self.analysis.bodies[self._index[id(node)]][number]
+    return Cut(body, self.dead, overrides=self.overrides, weights=self.weights)
 
   def alive(self, value: int, axis: int) -> np.ndarray:
     """bool[axis size]: positions that stay."""
@@ -116,10 +131,12 @@ class Cut:
 
   def _apply(self, index: int, node: program_lib.Node, args: list[Any]) -> list[Any]:
     rule = rules.RULES.get(node.name)
-    if all(self.is_whole(v) for v in (*node.ins, *node.outs)):
+    args = self._weighted(index, node, args)
+    plain = all(self.is_whole(v) for v in (*node.ins, *node.outs))
+    if plain and not self._weighs_inside(index):
       out = self.bind(node, args, node.params)
-    elif node.body is not None:
-      out = self._custom_jvp(index, node, args)
+    elif node.name in custom.NAMES:
+      out = custom.replay(self, node, args)
     elif rule is not None and rule.replay is not None:
       out = rule.replay(self, node, args)
     else:
@@ -130,40 +147,36 @@ class Cut:
       outs[number] = self.take(value, outs[number], started)
     return outs
 
-  def _custom_jvp(self, index: int, node: program_lib.Node, args: list[Any]) -> list[Any]:
-    """A cut custom_jvp call keeps its own derivative rule, cut the same way."""
-    body = Cut(self.analysis.bodies[index], self.dead, overrides=self.overrides)
-    results = body.analysis.program.outputs
-    given = [self.analysis.axes[v] for v in node.ins]
+  def _weighs_inside(self, index: int) -> bool:
+    """Whether gates act as weights in a body of the node."""
+    return self.weights is not None and index in self.analysis.bodies
 
-    @jax.custom_jvp
-    def call(*xs: Any) -> tuple[Any, ...]:
-      return tuple(body.run(xs, results))
+  def _weighted(self, index: int, node: program_lib.Node, args: list[Any]) -> list[Any]:
+    """Reductions: the operand times its gates; means: the divisor times the share that lives."""
+    analysis = self.analysis
+    if index in analysis.weighed and self.weights is not None:
+      for axis in analysis.weighed[index]:
+        gate = self.weights(analysis.axes[node.ins[0]][axis])
+        if gate is not None:
+          gate = jnp.expand_dims(gate, [i for i in range(args[0].ndim) if i != axis])
+          args = [_weigh(node.name, args[0], gate.astype(args[0].dtype)), *args[1:]]
+    elif index in analysis.counts:
+      share = self._share(analysis.counts[index])
+      args = [args[0], (args[1] * share).astype(args[1].dtype)]
+    return args
 
-    @call.defjvp
-    def _jvp(primals: Any, tangents: Any) -> Any:
-      return _replay_jvp(self, node, given, primals, tangents)
+  def _share(self, index: int) -> Any:
+    """Part of the positions under a reduction that lives: their mean gate."""
+    operand = self.analysis.axes[self.analysis.program.nodes[index].ins[0]]
+    share: Any = 1.0
+    for axis in self.analysis.weighed[index]:
+      gate = self.weights(operand[axis]) if self.weights is not None else None
+      share *= (~self.dead[operand[axis]]).mean() if gate is None else jnp.mean(gate)
+    return share
 
-    return list(call(*args))
 
-
-def _replay_jvp(cut, node, given, primals, tangents):
-  """Replays the derivative rule of a custom_jvp call on cut operands."""
-  fixed = [not jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in primals]
-  jaxpr, consts, out_zeros = node.params['jvp_jaxpr_fun'].call_wrapped(*fixed)
-  program = program_lib.flatten(jax.extend.core.ClosedJaxpr(jaxpr, consts))
-  space = labels.LabelSpace(len(cut.dead))
-  moving = [i for i, f in enumerate(fixed) if not f]
-  analysis = analysis_lib.Analysis(program, space, [*given, *[given[i] for i in moving]])
-  primal_axes = [cut.analysis.axes[v] for v in node.outs]
-  tangent_axes = [a for a, z in zip(primal_axes, out_zeros) if not z]
-  for value, axes in zip(program.outputs, [*primal_axes, *tangent_axes]):
-    for a, b in zip(analysis.labels_of(value), axes):
-      space.unify(a, b)
-  components = space.components()
-  dead = np.isin(components, np.unique(components[: len(cut.dead)][cut.dead]))
-  inner = Cut(analysis, dead, overrides=cut.overrides)
-  outs = inner.run([*primals, *[tangents[i] for i in moving]], program.outputs)
-  primal_out, rest = outs[: len(primal_axes)], iter(outs[len(primal_axes) :])
-  tangent_out = [lax.full_like(p, 0) if z else next(rest) for p, z in zip(primal_out, out_zeros)]
-  return tuple(primal_out), tuple(tangent_out)
+def _weigh(name: str, x: Any, gate: Any) -> Any:
+  if name == 'reduce_sum':
+    return x * gate
+  least = -jnp.inf if name == 'reduce_max' else jnp.inf
+  return jnp.where(gate > 0, x, jnp.asarray(least, x.dtype))

@@ -17,6 +17,34 @@ from dapt_jax.graph import labels
 from dapt_jax.graph import program as program_lib
 
 
+class View(NamedTuple):
+  """A value that is linear in a parameter, entry by entry: moved, cast, scaled, or a part of it.
+
+  Attributes:
+    parameter: its value number in the whole program.
+    axes: for every axis of the value, the parameter's axes behind it (none, one, or merged ones).
+  """
+
+  parameter: int
+  axes: tuple[tuple[int, ...], ...]
+
+
+class Given(NamedTuple):
+  """What the body of a loop or a branch knows of one of its inputs.
+
+  Attributes:
+    axes: labels.
+    views: parameters that it shows.
+    active: whether it is an activation.
+    roots: parameters that it may be computed from.
+  """
+
+  axes: labels.Axes
+  views: tuple[View, ...] = ()
+  active: bool = False
+  roots: frozenset[int] = frozenset()
+
+
 class Context(Protocol):
   """What a `follow` function may use of the running analysis."""
 
@@ -29,11 +57,35 @@ class Context(Protocol):
   def depends_on(self, value: int, parameter: int) -> bool:
     """Whether the value may be computed from the parameter (an activation always may)."""
 
-  def view(self, value: int) -> tuple[int, tuple[int, ...]] | None:
-    """(parameter value, axis map) where `value` is a parameter seen through linear moves."""
+  def views(self, value: int) -> tuple[View, ...]:
+    """The parameters that `value` shows; several where it joins them; none for other values."""
 
-  def set_view(self, value: int, parameter: int, axes: tuple[int, ...]) -> None:
-    """Declares `value` such a view; `axes[i]` is the parameter's axis behind axis i, or -1."""
+  def set_views(self, value: int, views: Sequence[View]) -> None:
+    """Declares that `value` shows these parameters and nothing else."""
+
+  def given(self, value: int, axes: labels.Axes | None = None, skip: int = 0) -> Given:
+    """What a body learns of an operand, `skip` leading axes left out."""
+
+  def enter(self, body: program_lib.Program, inputs: Sequence[Given]) -> Any:
+    """Reads a body of the node at hand; gives its `Analysis`."""
+
+  def choice(
+    self,
+    run: int,
+    candidates: Sequence[tuple[int, np.ndarray]],
+    parent: np.ndarray | None = None,
+  ) -> int | None:
+    """Which axis of a reshape's run stays open to cuts; None for none of them.
+
+    Candidates are (axis, labels); all other axes of the run then stay whole. `parent` has the
+    labels of the axis that is split.
+    """
+
+  def carry(self, value: int, axis: int, other: int) -> bool:
+    """Lets the parameters that write the axis carry its gates; False where they cannot.
+
+    `other` is the value that multiplies this one: it must not depend on those parameters.
+    """
 
   def read(self, parameter: int, axis: int) -> None:
     """The parameter's axis is contracted: it can carry the gates of what it reads."""
@@ -43,6 +95,9 @@ class Context(Protocol):
 
   def source(self, value: int, axis: int) -> None:
     """The axis starts here: a replay makes it whole and then takes the live positions."""
+
+  def weigh(self, node: program_lib.Node, axes: Sequence[int]) -> None:
+    """The node reduces these axes of its operand: gates have to act inside of it, as weights."""
 
 
 class Cut(Protocol):
@@ -113,3 +168,14 @@ def made_here(ctx: Context, node: program_lib.Node, reason: str | None = None) -
         ctx.space.refuse(axis, reason)
     outs.append(axes)
   return outs
+
+
+def move_views(ctx: Context, source: int, target: int, origins: Sequence[int]) -> None:
+  """Declares that `target` shows what `source` does; axis i is its axis `origins[i]`, or new: -1."""
+  ctx.set_views(
+    target,
+    [
+      View(v.parameter, tuple(v.axes[i] if i >= 0 else () for i in origins))
+      for v in ctx.views(source)
+    ],
+  )

@@ -1,4 +1,4 @@
-"""Primitives that work position by position, reduce axes, or slide a window over space."""
+"""Primitives that work position by position, and those that make values from nothing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ _NARY = (
   *('max', 'min', 'mul', 'ne', 'nextafter', 'or', 'pow', 'rem', 'select_n', 'shift_left'),
   *('shift_right_arithmetic', 'shift_right_logical', 'sub', 'xor'),
 )
-_REDUCE = (
-  *('argmax', 'argmin', 'reduce_and', 'reduce_max', 'reduce_min', 'reduce_or', 'reduce_prod'),
-  *('reduce_sum', 'reduce_xor'),
-)
-_WINDOW = ('reduce_window', 'reduce_window_max', 'reduce_window_min', 'reduce_window_sum')
-_CUMULATIVE = ('cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp')
 _RANDOM = ('rng_bit_generator', 'random_bits', 'random_seed', 'random_wrap')
 
 
@@ -83,50 +77,12 @@ def keep_view(ctx: rules.Context, source: int, *others: int) -> bool:
     Whether the result is such a view. A factor computed from the same parameter makes it none.
   """
   *factors, target = others
-  view = ctx.view(source)
+  views = ctx.views(source)
   same = ctx.program.shape(source) == ctx.program.shape(target)
-  if view is None or not same or any(ctx.depends_on(f, view[0]) for f in factors):
+  if not same or any(ctx.depends_on(f, v.parameter) for f in factors for v in views):
     return False
-  ctx.set_view(target, *view)
-  return True
-
-
-@rules.register(_REDUCE)
-def _reduce(ctx, node, ins):
-  gone = set(node.params['axes'])
-  for axis in gone:
-    ctx.space.refuse(ins[0][axis], f'{node.name} runs over it, with no parameter to carry a gate')
-  return [tuple(a for i, a in enumerate(ins[0]) if i not in gone)]
-
-
-@rules.register(_WINDOW)
-def _window(ctx, node, ins):
-  if len(node.outs) != 1:
-    return rules.opaque(ctx, node, ins)
-  p = node.params
-  shape = ctx.program.shape(node.outs[0])
-  axes = []
-  for i, axis in enumerate(ins[0]):
-    plain = (
-      p['window_dimensions'][i] == 1
-      and p['window_strides'][i] == 1
-      and tuple(p['padding'][i]) == (0, 0)
-      and p['base_dilation'][i] == 1
-    )
-    if plain:
-      axes.append(axis)
-      continue
-    ctx.space.refuse(axis, 'a window slides over it')
-    out = ctx.space.fresh(shape[i])
-    ctx.space.refuse(out, 'a window slides over it')
-    axes.append(out)
-  return [tuple(axes)]
-
-
-@rules.register(_CUMULATIVE)
-def _cumulative(ctx, node, ins):
-  ctx.space.refuse(ins[0][node.params['axis']], f'{node.name} runs along it')
-  return [ins[0]]
+  ctx.set_views(target, views)
+  return bool(views)
 
 
 @rules.register('bitcast_convert_type')

@@ -1,11 +1,11 @@
-"""Primitives that move positions about: broadcast, reshape, transpose, slice, pad, concatenate."""
+"""Primitives that move positions about: broadcast, reshape, transpose, slice, pad."""
 
 from __future__ import annotations
 
 import numpy as np
 from jax import lax
 
-from dapt_jax.graph import rules
+from dapt_jax.graph import reshapes, rules
 
 
 def _replay_broadcast(cut, node, args):
@@ -26,19 +26,15 @@ def _broadcast(ctx, node, ins):
     axes.append(ctx.space.fresh(size))
     if i is not None:
       rules.drop(ctx, ins[0][i], 'broadcast')
-  view = ctx.view(node.ins[0])
-  if view is not None:
-    kept = [view[1][where[d]] if d in where else -1 for d in range(len(shape))]
-    ctx.set_view(node.outs[0], view[0], tuple(kept))
+  origins = [where.get(d, -1) for d in range(len(shape))]
+  rules.move_views(ctx, node.ins[0], node.outs[0], origins)
   return [tuple(axes)]
 
 
 @rules.register('transpose')
 def _transpose(ctx, node, ins):
   order = node.params['permutation']
-  view = ctx.view(node.ins[0])
-  if view is not None:
-    ctx.set_view(node.outs[0], view[0], tuple(view[1][i] for i in order))
+  rules.move_views(ctx, node.ins[0], node.outs[0], order)
   return [tuple(ins[0][i] for i in order)]
 
 
@@ -52,42 +48,8 @@ def _squeeze(ctx, node, ins):
   kept = [i for i in range(len(ins[0])) if i not in gone]
   for i in gone:
     rules.drop(ctx, ins[0][i], 'taken')
-  view = ctx.view(node.ins[0])
-  if view is not None:
-    ctx.set_view(node.outs[0], view[0], tuple(view[1][i] for i in kept))
+  rules.move_views(ctx, node.ins[0], node.outs[0], kept)
   return [tuple(ins[0][i] for i in kept)]
-
-
-def segments(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-  """Splits a reshape into the smallest runs of axes with equal products.
-
-  Returns:
-    [(axes of old, axes of new), ...]; axes of size one may form runs of their own.
-  """
-  out: list[tuple[list[int], list[int]]] = []
-  i = j = 0
-  while i < len(old) or j < len(new):
-    if i < len(old) and old[i] == 1 and (j >= len(new) or new[j] != 1):
-      out.append(([i], []))
-      i += 1
-      continue
-    if j < len(new) and new[j] == 1 and (i >= len(old) or old[i] != 1):
-      out.append(([], [j]))
-      j += 1
-      continue
-    a, b, p, q = [i], [j], old[i], new[j]
-    while p != q:
-      if p < q:
-        i += 1
-        a.append(i)
-        p *= old[i]
-      else:
-        j += 1
-        b.append(j)
-        q *= new[j]
-    out.append((a, b))
-    i, j = i + 1, j + 1
-  return out
 
 
 def _replay_reshape(cut, node, args):
@@ -99,45 +61,74 @@ def _reshape(ctx, node, ins):
   old, new = ctx.program.shape(node.ins[0]), ctx.program.shape(node.outs[0])
   if node.params.get('dimensions') is not None or 0 in old:
     return rules.opaque(ctx, node, ins)
-  runs = segments(old, new)
+  runs = reshapes.segments(old, new)
   axes: list[np.ndarray] = [np.zeros(0, np.int64)] * len(new)
-  for a, b in runs:
-    if len(a) == 1 and len(b) == 1:
-      axes[b[0]] = ins[0][a[0]]
-    elif len(b) == 1 and a:
-      axes[b[0]] = _merge(ctx, node, [ins[0][i] for i in a], b[0])
+  for number, (a, b) in enumerate(runs):
+    sized = ([i for i in a if old[i] > 1], [j for j in b if new[j] > 1])
+    for i in a:
+      if old[i] == 1:
+        rules.drop(ctx, ins[0][i], 'taken')
+    for j in b:
+      axes[j] = ctx.space.fresh(new[j])
+    if len(sized[0]) == 1 and len(sized[1]) == 1:
+      axes[sized[1][0]] = ins[0][sized[0][0]]
+    elif len(sized[1]) == 1:
+      axes[sized[1][0]] = _merge(ctx, node, number, {i: ins[0][i] for i in sized[0]}, sized[1][0])
+    elif len(sized[0]) == 1:
+      axes = _split(ctx, number, ins[0][sized[0][0]], axes, sized[1])
     else:
-      for i in a:
-        if len(ins[0][i]) == 1:
-          rules.drop(ctx, ins[0][i], 'taken')
-        ctx.space.refuse(ins[0][i], 'a reshape splits it')
-      for j in b:
-        axes[j] = ctx.space.fresh(new[j])
-        if new[j] > 1:
-          ctx.space.refuse(axes[j], 'a reshape makes it out of another axis')
-  view = ctx.view(node.ins[0])
-  if view is not None and all(len(a) <= 1 and len(b) <= 1 for a, b in runs):
-    origin = {b[0]: a[0] for a, b in runs if a and b}
-    kept = tuple(view[1][origin[j]] if j in origin else -1 for j in range(len(new)))
-    ctx.set_view(node.outs[0], view[0], kept)
+      _break(ctx, [*(ins[0][i] for i in sized[0]), *(axes[j] for j in sized[1])])
+  _keep_views(ctx, node, runs)
   return [tuple(axes)]
 
 
-def _merge(ctx, node, parts, out_axis):
-  """Labels of several axes flattened into one: those of the only axis that may still be cut."""
-  sizes = [len(p) for p in parts]
+def _break(ctx, parts):
   for part in parts:
-    if len(part) == 1:
-      rules.drop(ctx, part, 'taken')
-  open_axes = [i for i, p in enumerate(parts) if len(p) > 1 and not ctx.space.is_refused(p)]
-  if len(open_axes) == 1:
-    shape = [1] * len(parts)
-    shape[open_axes[0]] = sizes[open_axes[0]]
-    return np.broadcast_to(parts[open_axes[0]].reshape(shape), sizes).reshape(-1)
-  for part in parts:
-    ctx.space.refuse(part, 'a reshape merges it with another axis')
-  ctx.source(node.outs[0], out_axis)
-  return ctx.space.fresh(int(np.prod(sizes)))
+    ctx.space.refuse(part, 'a reshape makes other axes out of it')
+
+
+def _split(ctx, number, label, axes, targets):
+  """One axis becomes several: gates act on one of those, the others stay whole."""
+  open_axis = ctx.choice(number, [(j, axes[j]) for j in targets], label)
+  if open_axis is None:
+    ctx.space.refuse(label, 'a reshape splits it')
+  for j in targets:
+    if j != open_axis:
+      ctx.space.refuse(axes[j], 'a reshape makes it out of another axis')
+  if open_axis is not None:
+    block = np.moveaxis(label.reshape([len(axes[j]) for j in targets]), targets.index(open_axis), 0)
+    block = block.reshape(len(block), -1)
+    for column in range(1, block.shape[1]):
+      ctx.space.unify(block[:, 0], block[:, column])
+    axes[open_axis] = block[:, 0]
+  return axes
+
+
+def _merge(ctx, node, number, parts, target):
+  """Several axes become one: labels of the only one that may still be cut, repeated."""
+  open_axes = [i for i, p in parts.items() if not ctx.space.is_refused(p)]
+  chosen = open_axes[0] if len(open_axes) == 1 else None
+  if len(open_axes) > 1:
+    chosen = ctx.choice(number, [(i, parts[i]) for i in open_axes])
+  for i in open_axes:
+    if i != chosen:
+      ctx.space.refuse(parts[i], 'a reshape merges it with another axis')
+  sizes = [len(p) for p in parts.values()]
+  if chosen is None:
+    ctx.source(node.outs[0], target)
+    return ctx.space.fresh(int(np.prod(sizes)))
+  shape = [n if i == chosen else 1 for i, n in zip(parts, sizes)]
+  return np.broadcast_to(parts[chosen].reshape(shape), sizes).reshape(-1)
+
+
+def _keep_views(ctx, node, runs):
+  """A reshaped parameter stays a view: split axes show one axis, a merged axis shows several."""
+  behind = {j: a for a, b in runs for j in b}
+  views = []
+  for view in ctx.views(node.ins[0]):
+    mapped = [tuple(o for i in behind[j] for o in view.axes[i]) for j in range(len(behind))]
+    views.append(rules.View(view.parameter, tuple(mapped)))
+  ctx.set_views(node.outs[0], views)
 
 
 def _replay_slice(cut, node, args):
@@ -165,6 +156,7 @@ def _replay_slice(cut, node, args):
 def _slice(ctx, node, ins):
   p = node.params
   strides = p['strides'] or (1,) * len(ins[0])
+  ctx.set_views(node.outs[0], ctx.views(node.ins[0]))
   return [
     tuple(
       a if (s, e, t) == (0, len(a), 1) else a[s:e:t]

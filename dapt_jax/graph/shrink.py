@@ -46,13 +46,13 @@ def shrink(
   """
   plan = _Plan(graph, arch, overrides)
   small = plan.slice(params, rescale)
-  plans = {_signature(graph.tree.input_shapes): plan}
+  plans = {tree_lib.signature(graph.tree.input_shapes): plan}
 
   def function(small_params: Params, *inputs: Any) -> Any:
     shapes = tree_lib.shapes_of(inputs)
-    key = _signature(shapes)
+    key = tree_lib.signature(shapes)
     if key not in plans:
-      plans[key] = _Plan(graph.retrace(shapes), arch, overrides)
+      plans[key] = _Plan(graph.at(shapes), arch, overrides)
     return plans[key](small_params, jax.tree.leaves(inputs))
 
   return function, small
@@ -66,11 +66,6 @@ def _to_device(leaves: list[Any]) -> list[Any]:
   for i, x in zip(here, sent):
     out[i] = x
   return out
-
-
-def _signature(shapes: Any) -> Any:
-  leaves, treedef = jax.tree.flatten(shapes)
-  return treedef, tuple((x.shape, x.dtype) for x in leaves)
 
 
 class _Plan:
@@ -129,7 +124,7 @@ class _Plan:
       out = out * self._link_mask(leaf).astype(out.dtype)
     if rescale:
       for axis in range(out.ndim):
-        if (value, axis) in self.graph.analysis.reads and out.shape[axis]:
+        if (value, axis) in self.graph.analysis.record.reads and out.shape[axis]:
           out = out * np.sqrt(array.shape[axis] / out.shape[axis]).astype(out.dtype)
     return out
 

@@ -77,6 +77,12 @@ def shapes_of(tree: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _dtype(x)), tree)
 
 
+def signature(shapes: Any) -> Any:
+  """What two trees of shapes have in common if a program traced on one fits the other."""
+  leaves, treedef = jax.tree.flatten(shapes)
+  return treedef, tuple((x.shape, x.dtype) for x in leaves)
+
+
 def _dtype(x: Any) -> Any:
   return x.dtype if hasattr(x, 'dtype') else jax.dtypes.canonicalize_dtype(type(x))
 
