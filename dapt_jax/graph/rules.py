@@ -171,7 +171,7 @@ def made_here(ctx: Context, node: program_lib.Node, reason: str | None = None) -
 
 
 def move_views(ctx: Context, source: int, target: int, origins: Sequence[int]) -> None:
-  """Declares that `target` shows what `source` does; axis i is its axis `origins[i]`, or new: -1."""
+  """Declares that `target` shows what `source` does; `origins` are the axes behind it, or -1."""
   ctx.set_views(
     target,
     [

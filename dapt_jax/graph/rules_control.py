@@ -10,7 +10,6 @@ from typing import Any
 
 from jax import lax
 
-from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import rules
 
 
