@@ -16,7 +16,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dapt_jax import types
-from dapt_jax.models import conv, encoder, layers, mixer, mlp, multibranch, recurrent, resnet, vgg, vit
+from dapt_jax.models import (
+  conv,
+  encoder,
+  layers,
+  mixer,
+  mlp,
+  multibranch,
+  recurrent,
+  resnet,
+  vgg,
+  vit,
+)
 
 Variables = dict[str, Any]
 
@@ -87,7 +98,7 @@ def create(
     input_shape: of one example: `(H, W, C)` of an image; `(T,)` for the models that read token
       ids, `'encoder'`, `'lstm'` and `'gru'`.
     num_classes: number of logits.
-    lowering: of convolutions and pooling, if any: `'auto'`, `'lax'` (plain primitives, for tracing) or
+    lowering: of convolutions and pooling: `'auto'`, `'lax'` (plain primitives, for tracing) or
       `'patches'`; the same parameters serve all.
     in_loop: the model will run in a loop body or under `vmap` over parameters; heeded by `'auto'`.
     axis_name: mapped axis over which BatchNorm averages its statistics; None means one device.
