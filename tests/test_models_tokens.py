@@ -100,6 +100,17 @@ def test_results_gradients_and_features(which):
     assert (float(jnp.abs(leaf).max()) > 1e-4) != quiet, name
 
 
+def test_every_lowering_of_the_patches():
+  x, results = nets.images(2, IMAGE), []
+  for lowering in ('lax', 'patches', 'auto'):
+    name, config = SMALL['vit']
+    model = models.create(name, input_shape=IMAGE, num_classes=3, lowering=lowering, **config)
+    variables = nets.randomised(jax.eval_shape(model.init, jax.random.key(0)))
+    results.append(jax.jit(model.apply)(variables, x))
+  np.testing.assert_allclose(results[1], results[0], atol=1e-5)
+  np.testing.assert_allclose(results[2], results[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ('which', 'pool'),
   [('encoder', 'first'), ('encoder', 'mean'), ('encoder_scan', 'mean'), ('lstm', ''), ('gru', '')],

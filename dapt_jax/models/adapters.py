@@ -40,8 +40,8 @@ def from_nnx(module: nnx.Module, with_state: bool = False) -> tuple[types.ApplyF
   """
   if not isinstance(module, nnx.Module):
     raise TypeError(f'module is a {type(module).__name__}; give an instance of flax.nnx.Module')
-  graph, params, statistics, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
-  states = {'params': params, 'batch_stats': statistics}
+  graph, *parts = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+  states, rest = {'params': parts[0], 'batch_stats': parts[1]}, parts[2]
   variables = _plain(states)
   if 'params' not in variables:
     raise ValueError(f'{type(module).__name__} has no nnx.Param, so there is nothing to cut')
