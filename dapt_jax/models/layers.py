@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,11 @@ from dapt_jax.models import conv, norm
 
 #: Normal with variance 2 / fan_in (He et al., 2015), not truncated.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+#: Normal with variance 1 / width, for tables of tokens or positions `[entries, width]`.
+table_normal = nn.initializers.variance_scaling(1.0, 'fan_out', 'normal')
+_TABLES = ('embedding', 'position')
+_PER_HEAD = ('query', 'key', 'value')
+_STACKED = 'layers'
 
 
 class Execution(NamedTuple):
@@ -101,29 +108,50 @@ def global_mean(x: jax.Array) -> jax.Array:
   return jnp.mean(x, axis=(1, 2))
 
 
-def draw(shapes: Any, key: types.PRNGKey) -> Any:
-  """Initial variables: He-normal kernels, scales and variances one, all else zero.
+def draw(shapes: Any, key: types.PRNGKey, gain: float = 2.0) -> Any:
+  """Initial variables: normal kernels and tables, scales and variances one, all else zero.
 
-  What `module.init` gives, from the same distribution, but out of one draw: XLA needs about 1.5 s
-  of compilation for every normal draw of a new shape, a minute for a ResNet-20.
+  What `module.init` gives, from the same distribution (but for normal in place of truncated
+  normal or orthogonal kernels of the token models), out of one draw: XLA needs about 1.5 s of
+  compilation for every normal draw of a new shape, a minute for a ResNet-20.
 
   Args:
     shapes: the pytree of `ShapeDtypeStruct` that `jax.eval_shape(module.init, ...)` gives.
     key: PRNG key.
+    gain: variance of a kernel times its fan-in: 2 before ReLU (He et al., 2015), else 1. See
+      `fan_in` for the names that are kernels and tables.
 
   Returns:
     A pytree of arrays of these shapes.
   """
   flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-  names = [path[-1].key for path, _ in flat]
-  sizes = [leaf.size if name == 'kernel' else 0 for name, (_, leaf) in zip(names, flat)]
+  paths = [[entry.key for entry in path] for path, _ in flat]
+  fans = [fan_in(path, leaf.shape) for path, (_, leaf) in zip(paths, flat)]
+  sizes = [leaf.size if fan else 0 for fan, (_, leaf) in zip(fans, flat)]
   noise = jax.random.normal(key, (sum(sizes),))
   ends = np.cumsum(sizes)
   leaves = []
-  for name, size, end, (_, leaf) in zip(names, sizes, ends, flat):
-    if name == 'kernel':
-      fan_in = size // leaf.shape[-1]
-      leaves.append(noise[end - size : end].reshape(leaf.shape) * np.float32(np.sqrt(2.0 / fan_in)))
+  for path, fan, size, end, (_, leaf) in zip(paths, fans, sizes, ends, flat):
+    if fan:
+      deviation = np.float32(np.sqrt(gain / fan))
+      leaves.append(noise[end - size : end].reshape(leaf.shape) * deviation)
     else:
-      leaves.append(jnp.full(leaf.shape, float(name in ('scale', 'var')), leaf.dtype))
+      leaves.append(jnp.full(leaf.shape, float(path[-1] in ('scale', 'var')), leaf.dtype))
   return jax.tree.unflatten(treedef, leaves)
+
+
+def fan_in(path: Sequence[str], shape: Sequence[int]) -> int:
+  """Number of terms in the sums that a random variable enters, told by its names; 0 if not random.
+
+  Args:
+    path: names of the modules and of the variable, outermost first. Under a module named `layers`
+      the first axis counts layers; a `kernel` of `query`, `key` or `value` is `[D, H, head]`; any
+      other `kernel` ends in its outputs. Tables, `embedding` and `position`, count their width.
+    shape: its shape.
+  """
+  own = shape[1:] if _STACKED in path else shape
+  if path[-1] in _TABLES:
+    return own[-1]
+  if path[-1] != 'kernel':
+    return 0
+  return own[0] if path[-2] in _PER_HEAD else math.prod(own[:-1])

@@ -16,7 +16,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dapt_jax import types
-from dapt_jax.models import conv, layers, mlp, multibranch, resnet, vgg
+from dapt_jax.models import (
+  conv,
+  encoder,
+  layers,
+  mixer,
+  mlp,
+  multibranch,
+  recurrent,
+  resnet,
+  vgg,
+  vit,
+)
 
 Variables = dict[str, Any]
 
@@ -29,6 +40,13 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'resnet56': (resnet.ResNet, {'blocks': 9}),
   'resnet110': (resnet.ResNet, {'blocks': 18}),
   'multibranch': (multibranch.MultiBranch, {}),
+  'vit': (vit.ViT, {}),
+  'vit_s16': (vit.ViT, vit.S16),
+  'vit_b16': (vit.ViT, vit.B16),
+  'mixer': (mixer.Mixer, {}),
+  'encoder': (encoder.Encoder, {}),
+  'lstm': (recurrent.Recurrent, {'cell': 'lstm'}),
+  'gru': (recurrent.Recurrent, {'cell': 'gru'}),
 }
 #: The names that `create` knows.
 NAMES = tuple(_REGISTRY)
@@ -43,11 +61,11 @@ class Model(NamedTuple):
   Attributes:
     name: the name given to `create`.
     config: every field that the name leaves open, JSON-ready; `create(name, **config)` rebuilds.
-    input_shape: `(H, W, C)` of one example.
+    input_shape: of one example: `(H, W, C)` of an image, `(T,)` of a sequence of token ids.
     num_classes: number of logits.
     init: `init(key) -> variables`.
-    apply: `apply(variables, x) -> logits`, with the stored statistics; `x` is `f32[B, H, W, C]`,
-      logits `f32[B, num_classes]`.
+    apply: `apply(variables, x) -> logits`, with the stored statistics; `x` is `f32[B, H, W, C]` or
+      `i32[B, T]`, logits `f32[B, num_classes]`.
     apply_train: `apply_train(variables, x) -> (logits, new_state)`, normalising with the batch's
       statistics; `new_state` is `{'batch_stats': this batch's statistics}`, `{}` without BatchNorm.
     features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head.
@@ -55,7 +73,7 @@ class Model(NamedTuple):
 
   name: str
   config: dict[str, Any]
-  input_shape: tuple[int, int, int]
+  input_shape: tuple[int, ...]
   num_classes: int
   init: Callable[[types.PRNGKey], Variables]
   apply: Callable[[Variables, jax.Array], jax.Array]
@@ -77,7 +95,8 @@ def create(
 
   Args:
     name: one of `NAMES`.
-    input_shape: `(H, W, C)` of one example.
+    input_shape: of one example: `(H, W, C)` of an image; `(T,)` for the models that read token
+      ids, `'encoder'`, `'lstm'` and `'gru'`.
     num_classes: number of logits.
     lowering: of convolutions and pooling: `'auto'`, `'lax'` (plain primitives, for tracing) or
       `'patches'`; the same parameters serve all.
@@ -95,11 +114,13 @@ def create(
     raise ValueError(f'unknown model {name!r}: choose one of {NAMES}')
   if lowering not in conv.LOWERINGS:
     raise ValueError(f'lowering={lowering!r}: choose one of {conv.LOWERINGS}')
-  if len(input_shape) != 3 or num_classes < 1:
-    raise ValueError(
-      f'input_shape={tuple(input_shape)} must be (H, W, C), num_classes={num_classes} >= 1'
-    )
   module_class, fixed = _REGISTRY[name]
+  wanted = ('T',) if _reads_tokens(module_class) else ('H', 'W', 'C')
+  if len(input_shape) != len(wanted) or num_classes < 1:
+    raise ValueError(
+      f'input_shape={tuple(input_shape)} of {name!r} must be ({", ".join(wanted)}), '
+      f'num_classes={num_classes} >= 1'
+    )
   defaults = {
     field.name: field.default
     for field in dataclasses.fields(module_class)
@@ -109,14 +130,19 @@ def create(
   if unknown:
     raise ValueError(f'unknown fields {unknown} of {name!r}: choose out of {sorted(defaults)}')
   fields = {key: _tupled(config.get(key, default)) for key, default in defaults.items()}
-  if name == 'multibranch':
-    multibranch.check(
-      **{key: fields[key] for key in ('cells', 'widths', 'operators', 'reductions')}
-    )
-  execution = layers.Execution(lowering, in_loop, axis_name)
-  module = module_class(num_classes=num_classes, execution=execution, **fields, **fixed)
+  run: dict[str, Any] = {}
+  if 'execution' in module_class.__dataclass_fields__:
+    run['execution'] = layers.Execution(lowering, in_loop, axis_name)
+  module = module_class(num_classes=num_classes, **run, **fields, **fixed)
+  if hasattr(module, 'check'):
+    module.check(input_shape)
   plain = {key: _listed(value) for key, value in fields.items()}
   return _as_model(module, name, plain, tuple(input_shape), num_classes)
+
+
+def _reads_tokens(module: type[nn.Module] | nn.Module) -> bool:
+  """Whether the module maps `i32[N, T]`; images otherwise."""
+  return getattr(module, 'reads_tokens', False)
 
 
 def _as_model(
@@ -127,14 +153,18 @@ def _as_model(
   num_classes: int,
 ) -> Model:
   """Wraps a Linen module into pure functions."""
+  tokens = _reads_tokens(module)
 
   def check(x: jax.Array) -> None:
-    if x.ndim != 4 or x.shape[1:] != input_shape:
+    if x.shape[1:] != input_shape or x.ndim != 1 + len(input_shape):
       raise ValueError(f'{name}: input of shape {x.shape}; expected (batch, *{input_shape})')
+    if tokens and not jnp.issubdtype(x.dtype, jnp.integer):
+      raise ValueError(f'{name}: input of dtype {x.dtype}; give token ids as int32')
 
   def init(key: types.PRNGKey) -> Variables:
-    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return layers.draw(dict(jax.eval_shape(module.init, key, x)), key)
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.int32 if tokens else jnp.float32)
+    shapes = dict(jax.eval_shape(module.init, key, x))
+    return layers.draw(shapes, key, gain=getattr(module, 'init_gain', 2.0))
 
   def apply(variables: Variables, x: jax.Array) -> jax.Array:
     check(x)
@@ -151,8 +181,7 @@ def _as_model(
     _, state = module.apply(variables, x, train=train, mutable=['intermediates'])
     return state['intermediates']['features'][0]
 
-  h, w, c = input_shape
-  return Model(name, config, (h, w, c), num_classes, init, apply, apply_train, features)
+  return Model(name, config, input_shape, num_classes, init, apply, apply_train, features)
 
 
 def _tupled(value: Any) -> Any:

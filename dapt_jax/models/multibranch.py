@@ -124,6 +124,10 @@ class MultiBranch(nn.Module):
   readout: str = 'mean'
   execution: layers.Execution = layers.Execution()
 
+  def check(self, input_shape: Sequence[int]) -> None:
+    """Raises ValueError where the fields do not fit each other."""
+    check(self.cells, self.widths, self.operators, self.reductions)
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `f32[N, H, W, C]` to logits `f32[N, num_classes]`."""
