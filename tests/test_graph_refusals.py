@@ -174,3 +174,55 @@ def test_explain_is_narrow_and_shows_what_was_kept():
 )
 def test_segments_of_a_reshape(old, new, runs):
   assert reshapes.segments(old, new) == runs
+
+
+def _blocks(p, x):
+  h = x @ p['stem']
+  for i in range(3):
+    h = h + jnp.tanh(h @ p[f'block{i}/up']) @ p[f'block{i}/down']
+  return h @ p['head']
+
+
+BLOCKS = {f'block{i}/{n}': s for i in range(3) for n, s in (('up', (5, 8)), ('down', (8, 5)))}
+BLOCKS |= {'stem': (6, 5), 'head': (5, 3)}
+
+
+def test_repeated_blocks_share_one_decision():
+  params = _params(**BLOCKS)
+  graph = graph_lib.trace(_blocks, params, X, levels=('channel',))
+  tied = graph.select(tie='block[0-9]+')
+  assert {n: g.width for n, g in tied.gated_groups.items()} == {'stem': 5, 'block0/up': 8}
+  arch = nets.architecture(nets.random_gates(tied, 0))
+  small = nets.assert_masked_is_shrunk(tied, params, arch, X)[1]
+  kept = len(arch.kept['block0/up'])
+  assert [small[f'block{i}/up'].shape[1] for i in range(3)] == [kept] * 3
+  assert tied.total('macs') == graph.total('macs')
+
+
+def test_groups_are_selected_and_ignored_by_name():
+  graph = graph_lib.trace(_blocks, _params(**BLOCKS), X, levels=('channel',))
+  assert list(graph.select('block').gated_groups) == [f'block{i}/up' for i in range(3)]
+  some = graph.select('block', ignore=lambda name: 'block1' in name)
+  assert list(some.gated_groups) == ['block0/up', 'block2/up']
+  assert list(some.select(tie=r'\d').gated_groups) == ['block0/up']
+  with pytest.raises(ValueError, match=r"ignore='\(' is no regular expression"):
+    graph.select(ignore='(')
+  with pytest.raises(ValueError, match="select='nothing'"):
+    graph.select('nothing')
+
+
+def test_limits_by_name():
+  graph = graph_lib.trace(_blocks, _params(**BLOCKS), X, levels=('channel',))
+  theta = graph.init_gates(jax.random.key(0))
+  limits = {
+    'min_width': {'block0': 6},
+    'max_cut': {'block1': 0.5, 'stem': 0.9},
+    'round_to': {'block': 2},
+  }
+  arch = graph.decide(theta, budget=0.4, **limits)
+  widths = {n: len(k) for n, k in arch.kept.items()}
+  assert widths['block0/up'] >= 6 and widths['block1/up'] >= 4
+  assert all(w % 2 == 0 for n, w in widths.items() if 'block' in n)
+  for wrong in ({'max_cut': 1.5}, {'min_width': {'a': 0}}, {'round_to': 0.5}):
+    with pytest.raises(ValueError, match=f'^{next(iter(wrong))} is'):
+      graph.decide(theta, budget=0.4, **wrong)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import (
   architecture,
   branches,
+  choice,
   cost,
   cost_terms,
   decide,
@@ -68,18 +68,21 @@ class ChannelGraph:
     params: Params,
     inputs: Sequence[Any],
     levels: Sequence[str],
-    select: str | Callable[[str], bool] | None,
+    chosen: choice.Choice,
   ) -> None:
     self.apply_fn = apply_fn
     self.levels = tuple(levels)
-    self._choose = select
+    self.choice = chosen
     self.tree = tree_lib.describe(apply_fn, params, inputs)
     self.program = program_lib.flatten(self.tree.jaxpr)
     parameters = self.program.inputs[: self.tree.num_params]
     self.analysis = passes.settle(
       self.program, self.tree.num_params, self._close_outputs, 'normalised' in levels
     )
-    found, self.members = grouping.find(self.analysis, self.tree.names, self.tree.num_params)
+    find = lambda: grouping.find(self.analysis, self.tree.names, self.tree.num_params)
+    found, self.members = find()
+    if chosen.join(self.analysis, found, self.members):
+      found, self.members = find()
     self.groups = {g.name: g for g in found}
     self.branches: list[Branch] = []
     self.sums: list[list[str]] = []
@@ -130,13 +133,7 @@ class ChannelGraph:
         self.groups[name] = groups.Group(name, 'link', size, carriers=(leaf,))
 
   def _selected(self, group: groups.Group) -> bool:
-    if group.refused or group.kind not in self.levels:
-      return False
-    if self._choose is None:
-      return True
-    if callable(self._choose):
-      return self._choose(group.name)
-    return re.search(self._choose, group.name) is not None
+    return not group.refused and group.kind in self.levels and self.choice.takes(group.name)
 
   @functools.cached_property
   def cost_model(self) -> cost.CostModel:
@@ -189,13 +186,35 @@ class ChannelGraph:
     """A table of the groups: width, who writes, who reads, why refused."""
     return explain.table(self, arch, verbose)
 
+  def select(
+    self,
+    select: choice.Pattern | None = None,
+    *,
+    ignore: choice.Pattern | None = None,
+    tie: str | None = None,
+  ) -> ChannelGraph:
+    """The same graph with gates on these groups only; patterns not given stay as they are.
+
+    Args:
+      select: regular expression or predicate on group names, e.g. 'encoder/.*'.
+      ignore: such groups stay whole.
+      tie: what repeats in names: groups that are equal without it share one decision.
+
+    Raises:
+      ValueError: as `trace`.
+    """
+    old = self.choice
+    new = choice.Choice(select or old.select, ignore or old.ignore, tie or old.tie)
+    inputs = self.tree.input_shapes
+    return _checked(ChannelGraph(self.apply_fn, self.tree.param_shapes, inputs, self.levels, new))
+
   def at(self, inputs: Sequence[Any]) -> ChannelGraph:
     """The same graph for inputs of other shapes (another batch size, say); kept once made."""
     shapes = tree_lib.shapes_of(tuple(inputs))
     key = tree_lib.signature(shapes)
     if key not in self._siblings:
       self._siblings[key] = ChannelGraph(
-        self.apply_fn, self.tree.param_shapes, shapes, self.levels, self._choose
+        self.apply_fn, self.tree.param_shapes, shapes, self.levels, self.choice
       )
     return self._siblings[key]
 
@@ -215,7 +234,9 @@ def trace(
   params: Params,
   *example_inputs: Any,
   levels: Sequence[str] = ('channel', 'branch'),
-  select: str | Callable[[str], bool] | None = None,
+  select: choice.Pattern | None = None,
+  ignore: choice.Pattern | None = None,
+  tie: str | None = None,
 ) -> ChannelGraph:
   """Reads a JAX function and finds what can be cut out of it exactly.
 
@@ -231,22 +252,32 @@ def trace(
       normaliser averages over, such as the stream of a transformer: use `graph.apply`), 'branch'
       (summands), 'input' (positions of an input axis), 'link' (entries of kernels).
     select: regular expression or predicate on group names; others stay whole.
+    ignore: groups with such names stay whole, even if selected.
+    tie: regular expression of what repeats in names ('_block[0-9]+'): groups of equal width whose
+      names are equal without it share one decision. Branches are not tied.
 
   Returns:
     The graph.
 
   Raises:
-    ValueError: for an unknown level, or when nothing at all can be gated.
+    TypeError: for something that is not a function, or when it fails on these shapes.
+    ValueError: for an unknown level, a pattern that is no regular expression, or when nothing at
+      all can be gated.
   """
   levels = (levels,) if isinstance(levels, str) else tuple(levels)
   unknown = set(levels) - set(LEVELS)
   if unknown:
     raise ValueError(f'levels has {sorted(unknown)}; allowed are {list(LEVELS)}')
-  graph = ChannelGraph(apply_fn, params, example_inputs, levels, select)
+  chosen = choice.Choice(select, ignore, tie)
+  return _checked(ChannelGraph(apply_fn, params, example_inputs, levels, chosen))
+
+
+def _checked(graph: ChannelGraph) -> ChannelGraph:
   if not graph.gated_groups:
+    chosen = [f'{n}={v!r}' for n, v in vars(graph.choice).items() if v is not None]
     raise ValueError(
-      f'no group of levels {list(levels)} can be gated in this function'
-      + (f' with select={select!r}' if select else '')
+      f'no group of levels {list(graph.levels)} can be gated in this function'
+      + (f' with {", ".join(chosen)}' if chosen else '')
       + '; the reasons:\n'
       + graph.explain(verbose=True)
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import groups
+from dapt_jax.graph import choice, groups
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
@@ -48,15 +48,16 @@ def of_group(logits: np.ndarray, group: groups.Group, round_to: int) -> list[Chu
 
 
 def threshold(
-  graph: ChannelGraph, logits: Mapping[str, np.ndarray], round_to: int
+  graph: ChannelGraph, logits: Mapping[str, np.ndarray], round_to: int | Mapping[str, int]
 ) -> dict[str, np.ndarray]:
   """Keeps the chunks with positive mean logit, `{group: f32[width] of 0 and 1}`."""
   gates = {}
   for name, values in logits.items():
-    if round_to == 1:
+    size = choice.value_for(round_to, name, 1)
+    if size == 1:
       gates[name] = (values > 0).astype(np.float32)
       continue
     gates[name] = np.zeros(len(values), np.float32)
-    for chunk in of_group(values, graph.groups[name], round_to):
+    for chunk in of_group(values, graph.groups[name], size):
       gates[name][chunk.index] = chunk.priority > 0
   return gates

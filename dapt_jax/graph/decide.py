@@ -23,8 +23,9 @@ def decide(
   *,
   budget: float | None = None,
   unit: str = 'macs',
-  round_to: int = 1,
-  min_width: int = 1,
+  round_to: int | Mapping[str, int] = 1,
+  min_width: int | Mapping[str, int] = 1,
+  max_cut: float | Mapping[str, float] = 1.0,
   keep_branches: bool = False,
   provenance: dict[str, Any] | None = None,
 ) -> Architecture:
@@ -42,9 +43,11 @@ def decide(
     budget: share of the whole network's cost, in (0, 1].
     unit: 'macs' or 'params'.
     round_to: keep multiples of this many channels on every axis (all of them is always allowed).
-      The gates of a chunk stay or go together.
+      The gates of a chunk stay or go together. Like the next two either one value for all groups
+      or {regular expression: value}; the first expression found in a group's name counts.
     min_width: with a budget, the least number of channels on every axis of a living group, and
       every sum keeps a summand; both go before theta.
+    max_cut: with a budget, the largest share of an axis that may be cut; {'head': 0.5, '': 0.9}.
     keep_branches: with a budget, a branch is open where theta > 0 (and where a sum would have no
       summand), however much of the budget widths alone leave; `decision['missed_by']` says it.
     provenance: stored with the architecture.
@@ -57,12 +60,13 @@ def decide(
       finite, a budget below the cheapest network, or an architecture that would cut a path
       through; the message names the layer.
   """
-  _check(graph, theta, budget, unit, round_to, min_width)
+  _check(graph, theta, budget, unit)
+  _check_limits(round_to, min_width, max_cut)
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
   if budget is None:
     gates = chunks.threshold(graph, logits, round_to)
   else:
-    limits = selection.Limits(budget, unit, round_to, min_width, keep_branches)
+    limits = selection.Limits(budget, unit, round_to, min_width, max_cut, keep_branches)
     gates = selection.within_budget(graph, logits, limits)
   _check_paths(graph, gates)
   gates = _drop_dead(graph, gates)
@@ -71,6 +75,7 @@ def decide(
     'unit': unit,
     'round_to': round_to,
     'min_width': min_width,
+    'max_cut': max_cut,
     'keep_branches': keep_branches,
   }
   costs = _costs(graph, gates)
@@ -98,8 +103,6 @@ def _check(
   theta: Gates,
   budget: float | None,
   unit: str,
-  round_to: int,
-  min_width: int,
 ) -> None:
   gating.check(graph, theta)
   if unit not in cost.UNITS:
@@ -109,11 +112,22 @@ def _check(
       f'budget is {budget!r}; it is a share of the whole network and must lie in (0, 1], '
       'e.g. 0.25 for a quarter'
     )
-  if round_to < 1 or min_width < 1:
-    raise ValueError(f'round_to and min_width must be at least 1, got {round_to} and {min_width}')
   for name, logits in theta.items():
     if not np.isfinite(np.asarray(logits, np.float64)).all():
       raise ValueError(f'theta[{name!r}] is not finite; the search has diverged, lower its rate')
+
+
+def _check_limits(
+  round_to: int | Mapping[str, int],
+  min_width: int | Mapping[str, int],
+  max_cut: float | Mapping[str, float],
+) -> None:
+  for name, setting in (('round_to', round_to), ('min_width', min_width), ('max_cut', max_cut)):
+    for value in setting.values() if isinstance(setting, Mapping) else (setting,):
+      if name == 'max_cut' and not 0.0 <= value <= 1.0:
+        raise ValueError(f'max_cut is {value!r}; it is a share of an axis and must lie in [0, 1]')
+      if name != 'max_cut' and (value != int(value) or value < 1):
+        raise ValueError(f'{name} is {value!r}; it is a number of channels and must be at least 1')
 
 
 def _living(graph: ChannelGraph, gates: Masks) -> set[str]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
   from dapt_jax.graph.groups import Group
 
-_QUIET = ('spatial axis', 'a window slides', 'a single channel')
+_QUIET = ('spatial axis', 'a window slides', 'a single channel', 'a loop runs')
 #: Longest cell of names, in characters; what does not fit is counted.
 _CELL = 36
 
@@ -29,7 +29,7 @@ def table(graph: ChannelGraph, arch: Architecture | None = None, verbose: bool =
   rows = [('group', 'kind', 'width', 'written by', 'read by, or why it stays whole')]
   hidden = 0
   for name, group in graph.groups.items():
-    if name not in graph.gated_groups and not verbose and group.refused.startswith(_QUIET):
+    if name not in graph.gated_groups and not verbose and _is_quiet(group):
       hidden += 1
       continue
     width = str(group.width)
@@ -42,7 +42,9 @@ def table(graph: ChannelGraph, arch: Architecture | None = None, verbose: bool =
     rows.append((short, group.kind, width, writers, readers))
   lines = _align(rows)
   if hidden:
-    lines.append(f'({hidden} spatial axes and single channels not shown; verbose=True shows them)')
+    lines.append(
+      f'({hidden} spatial axes, single channels and loops not shown; verbose=True shows them)'
+    )
   lines.append(
     f'whole network: {graph.total("params"):,.0f} parameters, {graph.total("macs"):,.0f} MACs '
     'for the traced inputs'
@@ -51,6 +53,11 @@ def table(graph: ChannelGraph, arch: Architecture | None = None, verbose: bool =
     shares = ', '.join(f'{c["share"]:.1%} of the {unit}' for unit, c in arch.costs.items())
     lines.append(f'kept: {shares}')
   return '\n'.join(lines)
+
+
+def _is_quiet(group: Group) -> bool:
+  """Whether the group is no news: an axis that nobody would think of cutting."""
+  return group.refused.startswith(_QUIET) and (group.width == 1 or not group.touching('write'))
 
 
 def _ends(graph: ChannelGraph, group: Group, verbose: bool) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import groups, labels
 
-_QUIET = ('spatial axis', 'kernel tap', 'a window slides')
+_QUIET = ('spatial axis', 'kernel tap', 'a window slides', 'a loop runs')
 
 
 def find(

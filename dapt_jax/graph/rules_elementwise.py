@@ -20,7 +20,10 @@ _NARY = (
   *('max', 'min', 'mul', 'ne', 'nextafter', 'or', 'pow', 'rem', 'select_n', 'shift_left'),
   *('shift_right_arithmetic', 'shift_right_logical', 'sub', 'xor'),
 )
-_RANDOM = ('rng_bit_generator', 'random_bits', 'random_seed', 'random_wrap')
+_RANDOM = (
+  *('random_bits', 'random_fold_in', 'random_seed', 'random_split', 'random_unwrap', 'random_wrap'),
+  *('rng_bit_generator', 'rng_uniform', 'threefry2x32'),
+)
 
 
 def join(

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import chunks, exchange, groups
+from dapt_jax.graph import choice, chunks, exchange, groups
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
@@ -37,9 +38,20 @@ class Limits:
 
   budget: float
   unit: str
-  round_to: int
-  min_width: int
+  round_to: int | Mapping[str, int]
+  min_width: int | Mapping[str, int]
+  max_cut: float | Mapping[str, float]
   keep_branches: bool
+
+  def chunk(self, name: str) -> int:
+    """Channels of this group that stay or go together."""
+    return choice.value_for(self.round_to, name, 1)
+
+  def least(self, name: str, size: int) -> int:
+    """Channels that an axis of `size` positions of this group keeps at least."""
+    share = 1.0 - choice.value_for(self.max_cut, name, 1.0)
+    wanted = max(choice.value_for(self.min_width, name, 1), math.ceil(share * size - 1e-9))
+    return min(wanted, size)
 
 
 def within_budget(
@@ -70,8 +82,9 @@ class Selection:
     self.graph = graph
     self.limits = limits
     self.limit = limits.budget * graph.total(limits.unit) * (1 + 1e-9)
-    round_to = limits.round_to
-    found = [c for n, t in logits.items() for c in chunks.of_group(t, graph.groups[n], round_to)]
+    found = [
+      c for n, t in logits.items() for c in chunks.of_group(t, graph.groups[n], limits.chunk(n))
+    ]
     self.chunks = sorted(found, key=lambda c: -c.priority)
     kinds: dict[tuple[str, int], int] = {}
     self.kind = np.array([kinds.setdefault(c.kind, len(kinds)) for c in self.chunks], int)
@@ -115,15 +128,17 @@ class Selection:
       raise ValueError(
         f'budget is {self.limits.budget} of the {unit}, but the cheapest network that leaves a '
         f'path through every layer takes {least / self.graph.total(unit):.4f}; most of it is '
-        f'{self._dearest()!r}: raise the budget, lower min_width or round_to, or gate more levels'
+        f'{self._dearest()!r}: raise the budget or max_cut, lower min_width or round_to, '
+        'or gate more levels'
       )
     self.on = self.must.copy()
 
   def _require_width(self, group: groups.Group) -> None:
     numbers = self.chunk_of[group.name]
     for layer in group.layers:
+      least = self.limits.least(group.name, len(layer))
       for number in sorted(set(numbers[layer].tolist())):
-        if self.must[numbers[layer]].sum() >= min(self.limits.min_width, len(layer)):
+        if self.must[numbers[layer]].sum() >= least:
           break
         self.must[number] = True
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import Architecture, ChannelGraph
+from dapt_jax.graph import Architecture, ChannelGraph, choice
 from dapt_jax.types import Gates, Params, PRNGKey
 
 NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
@@ -87,8 +87,9 @@ def _signs(graph: ChannelGraph, arch: Architecture) -> Gates:
   masks = arch.masks()
   inner = [n for n in masks if graph.gated_groups[n].kind not in ('branch', 'link')]
   share = float(np.mean([masks[n].mean() for n in inner if masks[n].any()] or [1.0]))
-  step = arch.provenance['decision']['round_to']
+  round_to = arch.provenance['decision']['round_to']
   for name in inner:
+    step = choice.value_for(round_to, name, 1)
     if not masks[name].any():
       width = len(masks[name])
       masks[name] = (np.arange(width) < max(step, round(share * width / step) * step)) * 1.0
