@@ -6,6 +6,8 @@ for swish, so that it runs in small integers; what remains is MobileNetV2 with o
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -62,7 +64,7 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `f32[N, H, W, C]` to `f32[N, ceil(H / stride), ceil(W / stride), width]`."""
-    shared = {'epsilon': self.epsilon, 'execution': self.execution}
+    shared: dict[str, Any] = {'epsilon': self.epsilon, 'execution': self.execution}
     wide, y = self.expansion * x.shape[-1], x
     if self.expansion != 1:
       y = layers.ConvBN(wide, 1, activation=nn.relu6, **shared, name='expand')(y, train)
@@ -100,8 +102,8 @@ class MobileNetV2(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `f32[N, H, W, C]` to logits `f32[N, num_classes]`."""
-    shared = {'epsilon': self.epsilon, 'execution': self.execution}
-    outer = {'activation': nn.relu6, **shared}
+    shared: dict[str, Any] = {'epsilon': self.epsilon, 'execution': self.execution}
+    outer: dict[str, Any] = {'activation': nn.relu6, **shared}
     stem_width = scaled(self.stem_width, self.multiplier)
     x = layers.ConvBN(stem_width, 3, 2, **outer, name='stem')(x, train)
     for number, (expansion, size, width, blocks, first_stride) in enumerate(self.stages, start=1):
