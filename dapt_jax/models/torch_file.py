@@ -41,6 +41,8 @@ _MALFORMED = (
   AttributeError,
   EOFError,
   LookupError,
+  MemoryError,
+  OSError,
   OverflowError,
   RuntimeError,
   TypeError,
@@ -66,16 +68,17 @@ def load(path: str | os.PathLike[str]) -> Any:
     FormatError: for a damaged file, another format, or anything that is no tensor and no plain
       value; save a state dict instead.
   """
-  try:
-    if zipfile.is_zipfile(path):
-      with zipfile.ZipFile(path) as archive:
-        return _load_archive(archive)
-    with open(path, 'rb') as file:
+  with open(path, 'rb') as file:
+    try:
+      if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+          return _load_archive(archive)
+      file.seek(0)
       return _load_stream(file, os.path.getsize(path))
-  except FormatError as error:
-    raise FormatError(f'{os.fspath(path)}: {error}') from None
-  except _MALFORMED as error:
-    raise FormatError(f'{os.fspath(path)} is damaged or was not written by torch.save') from error
+    except FormatError as error:
+      raise FormatError(f'{os.fspath(path)}: {error}') from None
+    except _MALFORMED as error:
+      raise FormatError(f'{os.fspath(path)} is damaged or not of torch.save') from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -131,7 +134,7 @@ def _load_archive(archive: zipfile.ZipFile) -> Any:
   def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
     if key not in storages:
       values = np.frombuffer(archive.read(f'{root}data/{key}'), dtype)
-      if values.size < count:
+      if not 0 <= count <= values.size:
         raise FormatError(f'storage {key} holds {values.size} numbers, {count} were announced')
       storages[key] = values[:count].copy()
     return storages[key]
@@ -156,7 +159,9 @@ def _load_stream(file: io.BufferedIOBase, size: int) -> Any:
     count = int.from_bytes(file.read(8), 'little')
     if key not in storages or count != storages[key].size:
       raise FormatError(f'storage {key} does not have the size that was announced')
-    missing = storages[key].nbytes - file.readinto(storages[key].view(np.uint8))
-    if missing:
-      raise FormatError(f'the file ends {missing} bytes early')
+    values = storages[key]
+    data = file.read(values.nbytes)
+    if len(data) < values.nbytes:
+      raise FormatError(f'the file ends {values.nbytes - len(data)} bytes early')
+    values[:] = np.frombuffer(data, values.dtype)
   return tree
