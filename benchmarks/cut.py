@@ -23,48 +23,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 import dapt_jax as dapt
 from benchmarks import timing
-from dapt_jax.models import layers, model, norm
+from dapt_jax.models import model, resnet
 from dapt_jax.pruning import baselines
 from dapt_jax.types import ApplyFn
 
 PRUNING_RATIO = 0.3
 
 
-class ProjectionResNet(nn.Module):
-  """ResNet-56 whose widening shortcuts are a strided 1x1 convolution with BatchNorm."""
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `f32[N, 32, 32, 3]` to logits `f32[N, 10]`."""
-    run = layers.Execution('lax')
-    x = layers.ConvBN(16, execution=run, name='stem')(x)
-    for stage, width in enumerate((16, 32, 64)):
-      for number in range(9):
-        stride = 2 if stage and not number else 1
-        name = f'stage{stage + 1}_block{number + 1}'
-        y = layers.ConvBN(width, stride=stride, execution=run, name=f'{name}_1')(x)
-        y = layers.Conv(width, execution=run, name=f'{name}_2')(y)
-        y = norm.BatchNorm(name=f'{name}_bn2')(y, False)
-        if width != x.shape[-1]:
-          x = layers.ConvBN(width, 1, stride, False, run, name=f'{name}_projection')(x)
-        x = nn.relu(x + y)
-    return layers.dense(10, 'head')(layers.global_mean(x))
-
-
 def jax_networks() -> dict[str, tuple[ApplyFn, Any]]:
   """Function and weights of both variants."""
-  network = model.create('resnet56', input_shape=(32, 32, 3), num_classes=10, lowering='lax')
-  module = ProjectionResNet()
-  shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-  key = jax.random.key(0)
-  return {
-    'projection': (module.apply, layers.draw(dict(shapes), key)),
-    'pad': (network.apply, network.init(key)),
-  }
+  networks = {}
+  for shortcut in reversed(resnet.SHORTCUTS):
+    network = model.create(
+      'resnet56', input_shape=(32, 32, 3), num_classes=10, lowering='lax', shortcut=shortcut
+    )
+    networks[shortcut] = (network.apply, network.init(jax.random.key(0)))
+  return networks
 
 
 def cut_with_jax(
@@ -145,8 +122,9 @@ def measure(repeats: int, shortcut: str) -> list[dict[str, Any]]:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--repeats', type=int, default=9, help='timed rounds (9)')
-  choices = ('projection', 'pad')
-  parser.add_argument('--shortcut', choices=choices, default='projection', help='in PyTorch')
+  parser.add_argument(
+    '--shortcut', choices=resnet.SHORTCUTS, default='projection', help='in PyTorch'
+  )
   args = parser.parse_args()
   rows = measure(args.repeats, args.shortcut)
   print(timing.table(rows))

@@ -32,7 +32,7 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'data.limit': Rule(int, min=0, help='source examples used; 0: all'),
   'data.test_limit': Rule(int, min=0, help='test examples used; 0: all'),
-  'model.name': Rule(str, choices=model_lib.NAMES),
+  'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
   'search.levels': Rule(tuple, min=1, items=Rule(str, choices=LEVELS)),
   'search.weights': Rule(str, choices=pruning.weights.NAMES),

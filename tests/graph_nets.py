@@ -35,7 +35,7 @@ def model(name, train=False, input_shape=INPUT, **config):
 def resnet8(train=False, width=2):
   """(apply function, variables) of a residual network with a block per stage."""
   execution = layers.Execution(lowering='lax')
-  module = resnet.ResNet(num_classes=4, blocks=1, width=width, execution=execution)
+  module = resnet.ResNet(num_classes=4, blocks=(1, 1, 1), width=width, execution=execution)
   shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *INPUT)))
   mutable = ['batch_stats'] if train else False
 

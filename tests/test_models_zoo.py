@@ -198,7 +198,7 @@ def test_initialisation_is_he_normal():
 @pytest.mark.parametrize(
   'name,kwargs,message',
   [
-    ('resnet18', {}, "'resnet18'.*resnet20"),
+    ('resnet19', {}, "'resnet19'.*resnet20"),
     ('resnet20', {'blocks': 4}, r"\['blocks'\].*width"),
     ('mlp', {'width': 4}, r"\['width'\].*widths"),
     ('mlp', {'lowering': 'fast'}, "'fast'"),

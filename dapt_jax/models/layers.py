@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from dapt_jax import types
-from dapt_jax.models import conv, norm
+from dapt_jax.models import conv, norm, pooling, transposed
 
 #: Normal with variance 2 / fan_in (He et al., 2015), not truncated.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
@@ -21,6 +21,8 @@ table_normal = nn.initializers.variance_scaling(1.0, 'fan_out', 'normal')
 _TABLES = ('embedding', 'position')
 _PER_HEAD = ('query', 'key', 'value')
 _STACKED = 'layers'
+#: The kinds of `stem`.
+STEMS = ('imagenet', 'small')
 
 
 class Execution(NamedTuple):
@@ -73,6 +75,26 @@ class Conv(nn.Module):
     )
 
 
+class ConvTranspose(nn.Module):
+  """Up-sampling: every position becomes `factor * factor`; `kernel` `f32[factor, factor, C, O]`.
+
+  Attributes:
+    width: number of output channels O.
+    factor: how many times larger both axes become; the stride and the kernel size.
+    execution: how to run it.
+  """
+
+  width: int
+  factor: int = 2
+  execution: Execution = Execution()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps `[N, H, W, C]` to `[N, factor * H, factor * W, O]`."""
+    shape = (self.factor, self.factor, x.shape[-1], self.width)
+    return transposed.upsample(x, self.param('kernel', he_normal, shape), self.execution.lowering)
+
+
 class ConvBN(nn.Module):
   """`conv` then `bn`, then ReLU unless told otherwise.
 
@@ -80,22 +102,54 @@ class ConvBN(nn.Module):
     width: number of output channels.
     size: kernel size.
     stride: stride of both axes.
-    relu: whether a ReLU follows.
+    depthwise: one group per input channel.
+    activation: what follows, or None.
+    epsilon: of the normalisation.
     execution: how to run it.
   """
 
   width: int
   size: int = 3
   stride: int = 1
-  relu: bool = True
+  depthwise: bool = False
+  activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+  epsilon: float = 1e-5
   execution: Execution = Execution()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), width]`."""
-    x = Conv(self.width, self.size, self.stride, execution=self.execution, name='conv')(x)
-    x = norm.BatchNorm(axis_name=self.execution.axis_name, name='bn')(x, train)
-    return nn.relu(x) if self.relu else x
+    run = self.execution
+    convolution = Conv(
+      self.width, self.size, self.stride, depthwise=self.depthwise, execution=run, name='conv'
+    )
+    x = norm.BatchNorm(self.epsilon, run.axis_name, name='bn')(convolution(x), train)
+    return x if self.activation is None else self.activation(x)
+
+
+def stem(x: jax.Array, train: bool, width: int, kind: str, execution: Execution) -> jax.Array:
+  """The first layers of a network, as a `ConvBN` named `stem` of the calling module.
+
+  Args:
+    x: `f32[N, H, W, C]`.
+    train: whether to normalise with the batch's statistics.
+    width: number of output channels.
+    kind: one of `STEMS`: `'imagenet'` is 7x7 with stride 2, then max-pooling 3x3 with stride 2 (He
+      et al., 2016); `'small'`, for small images, is 3x3 with stride 1.
+    execution: how to run it.
+
+  Returns:
+    `f32[N, ceil(H / 4), ceil(W / 4), width]`, or `f32[N, H, W, width]` from a small stem.
+
+  Raises:
+    ValueError: for an unknown kind.
+  """
+  if kind not in STEMS:
+    raise ValueError(f'stem={kind!r}: choose one of {STEMS}')
+  if kind == 'small':
+    return ConvBN(width, execution=execution, name='stem')(x, train)
+  x = ConvBN(width, 7, 2, execution=execution, name='stem')(x, train)
+  return pooling.max_pool(x, window=(3, 3), lowering=execution.lowering)
 
 
 def dense(width: int, name: str) -> nn.Dense:

@@ -18,13 +18,16 @@ from flax import linen as nn
 from dapt_jax import types
 from dapt_jax.models import (
   conv,
+  densenet,
   encoder,
   layers,
   mixer,
   mlp,
+  mobilenet,
   multibranch,
   recurrent,
   resnet,
+  unet,
   vgg,
   vit,
 )
@@ -36,9 +39,17 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'mlp': (mlp.MLP, {}),
   'convnet': (vgg.VGG, {}),
   'vgg16': (vgg.VGG, {'stages': vgg.VGG16_STAGES}),
-  'resnet20': (resnet.ResNet, {'blocks': 3}),
-  'resnet56': (resnet.ResNet, {'blocks': 9}),
-  'resnet110': (resnet.ResNet, {'blocks': 18}),
+  'vgg19': (vgg.VGG, {'stages': vgg.VGG19_STAGES}),
+  'resnet20': (resnet.ResNet, {'blocks': (3, 3, 3), 'bottleneck': False}),
+  'resnet56': (resnet.ResNet, {'blocks': (9, 9, 9), 'bottleneck': False}),
+  'resnet110': (resnet.ResNet, {'blocks': (18, 18, 18), 'bottleneck': False}),
+  'resnet18': (resnet.ImageNetResNet, {'blocks': (2, 2, 2, 2), 'bottleneck': False}),
+  'resnet50': (resnet.ImageNetResNet, {'blocks': (3, 4, 6, 3), 'bottleneck': True}),
+  'densenet': (densenet.DenseNet, {}),
+  'densenet121': (densenet.DenseNet, {'blocks': (6, 12, 24, 16), 'growth': 32}),
+  'mobilenetv2': (mobilenet.MobileNetV2, {}),
+  'efficientnet_lite0': (mobilenet.EfficientNetLite, {}),
+  'unet': (unet.UNet, {}),
   'multibranch': (multibranch.MultiBranch, {}),
   'vit': (vit.ViT, {}),
   'vit_s16': (vit.ViT, vit.S16),
@@ -50,6 +61,12 @@ _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 }
 #: The names that `create` knows.
 NAMES = tuple(_REGISTRY)
+#: Those with one row of logits for an image; `'unet'` has one for every pixel.
+CLASSIFIERS = tuple(
+  name
+  for name, (module, _) in _REGISTRY.items()
+  if name != 'unet' and not getattr(module, 'reads_tokens', False)
+)
 _NOT_CONFIG = ('parent', 'name', 'num_classes', 'execution')
 
 
@@ -65,10 +82,11 @@ class Model(NamedTuple):
     num_classes: number of logits.
     init: `init(key) -> variables`.
     apply: `apply(variables, x) -> logits`, with the stored statistics; `x` is `f32[B, H, W, C]` or
-      `i32[B, T]`, logits `f32[B, num_classes]`.
+      `i32[B, T]`, logits `f32[B, num_classes]`, of a `'unet'` `f32[B, H, W, num_classes]`.
     apply_train: `apply_train(variables, x) -> (logits, new_state)`, normalising with the batch's
       statistics; `new_state` is `{'batch_stats': this batch's statistics}`, `{}` without BatchNorm.
-    features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head.
+    features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head (of a
+      `'unet'` `f32[B, H, W, F]`).
   """
 
   name: str

@@ -15,6 +15,8 @@ VGG16_STAGES = (
   (512, 512, 512),
   (512, 512, 512),
 )
+#: VGG-19, likewise: sixteen convolutions.
+VGG19_STAGES = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 class VGG(nn.Module):
