@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """A kind of artefact that is two files, `NAME.json` and `NAME` + `suffix`.
+  """A kind of artefact that is two files, `NAME` + `suffix` and a JSON head.
 
   Attributes:
     format: name of the format, written into the head.
@@ -21,6 +21,7 @@ class Pair:
     what: how messages call it, with its article: 'an architecture'.
     suffix: of the payload, with its dot.
     required: entries that a head must have besides format, version and checksum.
+    head_suffix: of the head; kinds that may share a name have different ones.
   """
 
   format: str
@@ -28,14 +29,15 @@ class Pair:
   what: str
   suffix: str
   required: tuple[str, ...] = ()
+  head_suffix: str = '.json'
 
   def paths(self, path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
     """(head, payload) of a path given with or without one of the two suffixes."""
     path = pathlib.Path(path)
     stem = path.name
-    for suffix in ('.json', self.suffix):
+    for suffix in (self.head_suffix, self.suffix):
       stem = stem.removesuffix(suffix) if stem != suffix else stem
-    return path.with_name(stem + '.json'), path.with_name(stem + self.suffix)
+    return path.with_name(stem + self.head_suffix), path.with_name(stem + self.suffix)
 
   def save(self, path: str | os.PathLike[str], head: Mapping[str, Any], payload: bytes) -> None:
     """Writes both files under temporary names, then renames them: a failure leaves what was there.

@@ -8,7 +8,7 @@ logits, batch_statistics = model.apply_train(variables, images)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dapt_jax import types
-from dapt_jax.models import conv, layers, mlp, multibranch, resnet, vgg
+from dapt_jax.models import conv, layers, mlp, multibranch, resized, resnet, vgg
 
 Variables = dict[str, Any]
 
@@ -51,6 +51,7 @@ class Model(NamedTuple):
     apply_train: `apply_train(variables, x) -> (logits, new_state)`, normalising with the batch's
       statistics; `new_state` is `{'batch_stats': this batch's statistics}`, `{}` without BatchNorm.
     features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head.
+    module: the Linen module behind them.
   """
 
   name: str
@@ -61,6 +62,7 @@ class Model(NamedTuple):
   apply: Callable[[Variables, jax.Array], jax.Array]
   apply_train: Callable[[Variables, jax.Array], tuple[jax.Array, Variables]]
   features: Callable[..., jax.Array]
+  module: nn.Module
 
 
 def create(
@@ -71,6 +73,7 @@ def create(
   lowering: str = 'auto',
   in_loop: bool = False,
   axis_name: str | None = None,
+  layer_widths: Mapping[str, int] | None = None,
   **config: Any,
 ) -> Model:
   """Makes a reference model.
@@ -83,6 +86,8 @@ def create(
       `'patches'`; the same parameters serve all.
     in_loop: the model will run in a loop body or under `vmap` over parameters; heeded by `'auto'`.
     axis_name: mapped axis over which BatchNorm averages its statistics; None means one device.
+    layer_widths: output features of single layers by path (`{'stem/conv': 12}`), others than the
+      model gives them; what a cut leaves, see `dapt_jax.export.flax_module`.
     **config: fields of the model, for instance `widths` of an `'mlp'`. Lists may stand for tuples.
 
   Returns:
@@ -114,9 +119,15 @@ def create(
       **{key: fields[key] for key in ('cells', 'widths', 'operators', 'reductions')}
     )
   execution = layers.Execution(lowering, in_loop, axis_name)
-  module = module_class(num_classes=num_classes, execution=execution, **fields, **fixed)
+  module: nn.Module = module_class(num_classes=num_classes, execution=execution, **fields, **fixed)
   plain = {key: _listed(value) for key, value in fields.items()}
-  return _as_model(module, name, plain, tuple(input_shape), num_classes)
+  if layer_widths:
+    module = resized.Resized(module, tuple(sorted(layer_widths.items())))
+    plain['layer_widths'] = dict(layer_widths)
+  made = _as_model(module, name, plain, tuple(input_shape), num_classes)
+  if layer_widths:
+    resized.check(jax.eval_shape(made.init, jax.random.key(0))['params'], layer_widths)
+  return made
 
 
 def _as_model(
@@ -152,7 +163,7 @@ def _as_model(
     return state['intermediates']['features'][0]
 
   h, w, c = input_shape
-  return Model(name, config, (h, w, c), num_classes, init, apply, apply_train, features)
+  return Model(name, config, (h, w, c), num_classes, init, apply, apply_train, features, module)
 
 
 def _tupled(value: Any) -> Any:
