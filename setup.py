@@ -42,8 +42,17 @@ setuptools.setup(
     'tqdm>=4.66',
   ],
   extras_require={
-    'test': ['mypy>=1.11', 'pytest>=8.0', 'ruff>=0.6', 'tensorboardX>=2.6'],
+    'test': [
+      'flatbuffers>=24.3',
+      'mypy>=1.11',
+      'onnx>=1.16',
+      'onnxruntime>=1.18',
+      'pytest>=8.0',
+      'ruff>=0.6',
+      'tensorboardX>=2.6',
+    ],
     'tensorboard': ['tensorboardX>=2.6'],
+    'stablehlo': ['flatbuffers>=24.3'],
     'onnx': ['onnx>=1.16', 'onnxruntime>=1.18'],
     'bench': ['torch==2.13.0', 'torch-pruning==1.6.1'],
     'colab': ['notebook>=7.0'],

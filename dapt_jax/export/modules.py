@@ -73,8 +73,8 @@ def _refusal(reason: str) -> ValueError:
 
 
 def _check_branches(graph: graph_lib.ChannelGraph, shapes: Params) -> None:
-  names = graph.tree.names[: graph.tree.num_params]
-  gone = [n for n, leaf in zip(names, graph.tree.flatten(shapes)) if leaf is None]
+  leaves = zip(graph.tree.names, graph.tree.flatten(shapes), graph.tree.counted)
+  gone = [name for name, leaf, counted in leaves if leaf is None and counted]
   if gone:
     raise _refusal(f'branches were removed ({_some(gone)}), and the module has no field for that')
 
@@ -89,7 +89,7 @@ def _check_shapes(found: Params, wanted: Params) -> None:
   ]
   if differing:
     raise _refusal(
-      f'parameters differ ({_some(differing)}): part of a layer\'s input was cut, or the module '
+      f"parameters differ ({_some(differing)}): part of a layer's input was cut, or the module "
       'depends on the widths in another way'
     )
 
@@ -98,7 +98,7 @@ def _check_results(graph: Any, fn: Any, made: models.Model, shapes: Params) -> N
   """Equal shapes may still hide other positions, so both are run on random parameters."""
   params = made.init(jax.random.key(0))
   inputs = small_lib.examples(graph, 2)
-  gap = small_lib.difference(jax.jit(made.apply)(params, *inputs), jax.jit(fn)(params, *inputs))
+  gap = small_lib.difference(*(small_lib.run(f, params, *inputs) for f in (made.apply, fn)))
   if not gap <= _TOLERANCE:
     raise _refusal(
       f'with equal parameters the results differ (relative difference {gap:.1e}): it matters '

@@ -159,12 +159,12 @@ def _check_model(
     again = _retrace(head)
     fn, _ = again.shrink(arch, again.tree.param_shapes)
     inputs = small_lib.examples(graph, 2)
-    found = jax.jit(fn)(small.params, *inputs)
+    found = small_lib.run(fn, small.params, *inputs)
   except (TypeError, ValueError) as error:
     raise ValueError(
       f'model={head["model"]["name"]!r} is not the network that was traced ({error}); {remedy}'
     ) from error
-  gap = small_lib.difference(found, jax.jit(small.fn)(small.params, *inputs))
+  gap = small_lib.difference(found, small_lib.run(small.fn, small.params, *inputs))
   if not gap <= _TOLERANCE:
     raise ValueError(
       f'model={head["model"]["name"]!r} computes something else than the function that was traced '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
@@ -42,11 +41,11 @@ def save(
     path: where to.
 
   Raises:
-    ImportError: without the extra.
+    ImportError: without the extra `onnx`.
     ValueError: for a primitive that has no ONNX rule (it is named), a dependence on the batch
       size, or results that differ in onnxruntime.
   """
-  onnx, runtime = _require('onnx'), _require('onnxruntime')
+  onnx, runtime = small_lib.require('onnx', 'onnx'), small_lib.require('onnxruntime', 'onnx')
   small = small_lib.cut(graph, arch, params)
   model = _convert(onnx, graph, arch, small)
   data = model.SerializeToString()
@@ -55,7 +54,7 @@ def save(
   names = [i.name for i in session.get_inputs()]
   given = dict(zip(_input_names(graph), jax.tree.leaves(inputs)))
   found = session.run(None, {n: given[n] for n in names})
-  gap = small_lib.difference(found, jax.jit(small.fn)(small.params, *inputs))
+  gap = small_lib.difference(found, small_lib.run(small.fn, small.params, *inputs))
   if not gap <= _TOLERANCE:
     raise ValueError(
       f'onnxruntime computes something else (relative difference {gap:.1e}), nothing is written: '
@@ -73,7 +72,7 @@ def _convert(onnx: Any, graph: Any, arch: graph_lib.Architecture, small: small_l
   programs = onnx_graph.trace(lambda *xs: small.fn(small.params, *xs), shaped)
   names = _input_names(graph)
   writer = onnx_graph.Writer(onnx_rules.RULES, names)
-  results = writer.run(*programs, names)
+  results = writer.run(programs[0], programs[1], names)
   outputs = [f'output_{i}' if len(results) > 1 else 'output' for i in range(len(results))]
   for result, name in zip(results, outputs):
     writer.nodes.append(('Identity', [writer.name(result)], [name], {}))
@@ -118,12 +117,3 @@ def _infos(
 
 def _input_names(graph: graph_lib.ChannelGraph) -> list[str]:
   return [n.replace('/', '_') for n in graph.tree.names[graph.tree.num_params :]]
-
-
-def _require(name: str) -> Any:
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise ImportError(
-      f"ONNX export needs the package {name!r}: pip install 'dapt_jax[onnx]'"
-    ) from error

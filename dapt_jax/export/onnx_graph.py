@@ -83,7 +83,7 @@ class Writer:
       return self.node('Reshape', x, ints([max(n, -1) for n in shape]))
     return self.node('Reshape', x, self.sizes(shape))
 
-  def transpose(self, x: Operand, perm: Sequence[int]) -> Operand:
+  def transpose(self, x: Operand, perm: Sequence[int] | np.ndarray) -> Operand:
     """`x` with its axes in another order."""
     perm = [int(p) for p in perm]
     if perm == sorted(perm):
@@ -120,7 +120,7 @@ class Writer:
       raise ValueError('the function is another program at another batch size')
     env: dict[int, Operand] = dict(zip(program.inputs, args))
     for (value, array), other in zip(program.constants.items(), twin.constants.values()):
-      if not np.array_equal(array, other):
+      if np.asarray(array).tobytes() != np.asarray(other).tobytes():
         raise ValueError(
           'a constant of the function depends on the batch size (a mean over the batch, say); '
           'export the function that evaluates'

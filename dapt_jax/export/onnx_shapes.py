@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dapt_jax.export.onnx_graph import Call, Operand, Rule, Writer, ints
+from dapt_jax.export.onnx_graph import BATCHES, Call, Operand, Rule, Writer, ints
 
 
 def _reshape(w: Writer, call: Call, ins: list[Operand]) -> Operand:
@@ -77,9 +77,7 @@ def _concatenate(w: Writer, call: Call, ins: list[Operand]) -> Operand:
 
 def _stack(w: Writer, call: Call, ins: list[Operand]) -> Operand:
   axis = int(call.params['axis'])
-  pieces = [
-    w.reshape(x, (*shape[:axis], 1, *shape[axis:])) for x, shape in zip(ins, call.shapes)
-  ]
+  pieces = [w.reshape(x, (*shape[:axis], 1, *shape[axis:])) for x, shape in zip(ins, call.shapes)]
   return w.node('Concat', *pieces, axis=axis)
 
 
@@ -96,11 +94,12 @@ def _gather(w: Writer, call: Call, ins: list[Operand]) -> Operand:
   numbers, sizes = call.params['dimension_numbers'], call.params['slice_sizes']
   table = call.shapes[0]
   axes = tuple(numbers.start_index_map)
-  whole = all(s == n for i, (s, n) in enumerate(zip(sizes, table)) if i not in axes)
+  full = [n if n >= 0 else -n * BATCHES[0] for n in table]
+  whole = all(s == n for i, (s, n) in enumerate(zip(sizes, full)) if i not in axes)
   lookup = len(axes) == 1 and tuple(numbers.collapsed_slice_dims) == axes and sizes[axes[0]] == 1
   if not (lookup and whole) or numbers.operand_batching_dims:
     raise ValueError("'gather' has an ONNX rule only as a look-up of whole slices along one axis")
-  axis, ids = axes[0], len(call.shapes[1]) - 1
+  axis = axes[0]
   indices = w.reshape(ins[1], call.shapes[1][:-1])
   out = w.node('Gather', ins[0], indices, axis=axis)
   # ONNX puts the axes of the indices in the place of the axis looked up; JAX where it is told.
@@ -108,7 +107,6 @@ def _gather(w: Writer, call: Call, ins: list[Operand]) -> Operand:
   offsets = list(numbers.offset_dims)
   others = [i for i in range(rank) if i not in offsets]
   places = offsets[:axis] + others + offsets[axis:]
-  assert len(others) == ids
   return w.transpose(out, np.argsort(places))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,6 +103,25 @@ def examples(graph: graph_lib.ChannelGraph, batch: int) -> Any:
     return (rng.integers(0, 2, full) if exact else rng.normal(size=full)).astype(dtype)
 
   return batched(graph, draw)
+
+
+def require(package: str, extra: str) -> Any:
+  """Imports a package that an extra brings.
+
+  Raises:
+    ImportError: saying how to install it.
+  """
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise ImportError(
+      f"this export needs the package {package!r}: pip install 'dapt_jax[{extra}]'"
+    ) from error
+
+
+def run(fn: Callable[..., Any], *args: Any) -> Any:
+  """`fn(*args)`, once: compiled quickly, to run slowly."""
+  return jax.jit(fn, compiler_options={'xla_backend_optimization_level': 0})(*args)
 
 
 def difference(found: Any, wanted: Any) -> float:

@@ -51,8 +51,10 @@ def save(
     weights: 'inside' the file, or 'arguments': the loaded function takes them first.
 
   Raises:
+    ImportError: without the extra `stablehlo`.
     ValueError: for a bad option, or if an example's result depends on the rest of its batch.
   """
+  small_lib.require('flatbuffers', 'stablehlo')
   if weights not in WEIGHTS:
     raise ValueError(f'weights={weights!r}: choose one of {WEIGHTS}')
   small = small_lib.cut(graph, arch, params)
@@ -86,9 +88,11 @@ def load(path: str | os.PathLike[str]) -> Callable[..., Any]:
     batch size.
 
   Raises:
+    ImportError: without the extra `stablehlo`.
     FileNotFoundError: if one of the two files is missing.
     ValueError: for a foreign or damaged file.
   """
+  small_lib.require('flatbuffers', 'stablehlo')
   _, data = _FILES.load(path)
   return jax.export.deserialize(bytearray(data)).call
 
@@ -111,14 +115,14 @@ def _check_independent(
 ) -> None:
   """The map over examples must be the function on the batch: on three of them, before writing."""
   inputs = small_lib.examples(graph, 3)
-  wanted = jax.jit(small.fn)(small.params, *inputs)
+  wanted = small_lib.run(small.fn, small.params, *inputs)
   for leaf in jax.tree.leaves(wanted):
     if leaf.shape[:1] != (3,):
       raise ValueError(
         f'a batch of 3 gives a result of shape {leaf.shape}: the first axis of every result must '
         'be the batch'
       )
-  gap = small_lib.difference(jax.jit(mapped)(small.params, *inputs), wanted)
+  gap = small_lib.difference(small_lib.run(mapped, small.params, *inputs), wanted)
   if not gap <= _TOLERANCE:
     raise ValueError(
       'the result of an example depends on the others in its batch '

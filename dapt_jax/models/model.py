@@ -122,6 +122,9 @@ def create(
   module: nn.Module = module_class(num_classes=num_classes, execution=execution, **fields, **fixed)
   plain = {key: _listed(value) for key, value in fields.items()}
   if layer_widths:
+    bad = {path: n for path, n in layer_widths.items() if n < 1}
+    if bad:
+      raise ValueError(f'layer_widths={bad}: a layer needs a width of at least 1')
     module = resized.Resized(module, tuple(sorted(layer_widths.items())))
     plain['layer_widths'] = dict(layer_widths)
   made = _as_model(module, name, plain, tuple(input_shape), num_classes)

@@ -46,7 +46,8 @@ def _resizer(widths: Mapping[str, int]) -> Callable[..., Any]:
     if getattr(module, field) == width:
       return call(*args, **kwargs)
     # A copy in the same scope: its parameters lie where those of the layer would.
-    return module.clone(parent=module.scope, **{field: width})(*args, **kwargs)
+    change: Any = {field: width}
+    return module.clone(parent=module.scope, **change)(*args, **kwargs)
 
   return intercept
 
