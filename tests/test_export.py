@@ -26,7 +26,7 @@ def _made(name, levels=('channel', 'branch'), select=None, **config):
   made = models.create(name, input_shape=nets.INPUT, num_classes=4, lowering='lax', **config)
   params = nets.randomised(jax.eval_shape(made.init, jax.random.key(0)))
   graph = graph_lib.trace(made.apply, params, nets.images(1), levels=levels, select=select)
-  return made, graph, nets.architecture(nets.random_gates(graph, 3)), params
+  return made, graph, nets.architecture(nets.random_gates(graph, 1)), params
 
 
 @pytest.fixture(name='convnet', scope='module')
@@ -97,6 +97,19 @@ def test_any_function_loads_with_its_graph(tmp_path):
   nets.assert_close(small(small_params, x), wanted_fn(wanted, x), 0.0)
   with pytest.raises(ValueError, match='trace that function again and pass the graph'):
     export.load(tmp_path / 'net')
+
+
+def test_bfloat16(tmp_path):
+  apply_fn, params = nets.model('mlp', widths=(9, 7))
+  params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), params)
+  graph = graph_lib.trace(apply_fn, params, jnp.asarray(nets.images(1), jnp.bfloat16))
+  arch = nets.architecture(nets.random_gates(graph, 1))
+  export.save(graph, arch, params, tmp_path / 'a')
+  found, wanted = export.load(tmp_path / 'a', graph)[1], graph.shrink(arch, params)[1]
+  assert {str(x.dtype) for x in jax.tree.leaves(found)} == {'bfloat16'}
+  nets.assert_close(found, wanted, 0.0)
+  with pytest.raises(ValueError, match='onnxruntime does not run this network'):
+    export.save(graph, arch, params, tmp_path / 'a', format='onnx')
 
 
 def test_the_model_must_be_the_one_traced(convnet, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.flax
 
 from dapt_jax import files
@@ -46,7 +47,8 @@ def save(
     model: the reference model that was traced; `load` then needs the path alone.
 
   Raises:
-    ValueError: if `model` is not what was traced, or the parameters do not fit.
+    ValueError: if `model` is not what was traced, or the parameters do not fit or have a type
+      that safetensors does not hold.
   """
   small = small_lib.cut(graph, arch, params)
   names = small_lib.leaf_names(graph.tree.param_shapes)
@@ -61,7 +63,9 @@ def save(
   if model is not None:
     _check_model(head, graph, arch, small)
   data = {n: jnp.asarray(leaf) for n, leaf in leaves.items() if leaf is not None}
-  _FILES.save(path, head, safetensors.flax.save(data))
+  payload = safetensors.flax.save(data)
+  _decode(payload)  # a type that cannot be read back is refused now, not when it is needed
+  _FILES.save(path, head, payload)
 
 
 def load(
@@ -91,7 +95,7 @@ def load(
       )
     graph = _retrace(head)
   fn, shapes = graph.shrink(_architecture(head, file), graph.tree.param_shapes)
-  arrays = safetensors.flax.load(data)
+  arrays = _decode(data)
   names = small_lib.leaf_names(graph.tree.param_shapes)
   leaves = []
   for name, wanted in zip(names, graph.tree.flatten(shapes)):
@@ -109,6 +113,20 @@ def load(
       f'{file}: the network has no {sorted(set(arrays) - set(names))}: {_other_network(file)}'
     )
   return fn, jax.tree.unflatten(graph.tree.param_treedef, leaves)
+
+
+def _decode(data: bytes) -> dict[str, jax.Array]:
+  """The arrays of a safetensors file; its own reader for NumPy and JAX refuses bfloat16."""
+  types = {'BOOL': np.dtype(bool), 'BF16': jnp.dtype(jnp.bfloat16)}
+  types |= {f'{kind}{8 * n}': np.dtype(f'{kind}{n}'.lower()) for kind in 'IU' for n in (1, 2, 4, 8)}
+  types |= {f'F{8 * n}': np.dtype(f'f{n}') for n in (2, 4, 8)}
+  out = {}
+  for name, view in safetensors.deserialize(data):
+    if view['dtype'] not in types:
+      raise ValueError(f'{name!r} has the type {view["dtype"]}: convert it to one of {list(types)}')
+    array = np.frombuffer(view['data'], types[view['dtype']]).reshape(view['shape'])
+    out[name] = jnp.array(array)
+  return out
 
 
 def _other_network(file: Any) -> str:

@@ -50,10 +50,7 @@ def save(
   model = _convert(onnx, graph, arch, small)
   data = model.SerializeToString()
   inputs = small_lib.examples(graph, 5)
-  session = runtime.InferenceSession(data, providers=['CPUExecutionProvider'])
-  names = [i.name for i in session.get_inputs()]
-  given = dict(zip(_input_names(graph), jax.tree.leaves(inputs)))
-  found = session.run(None, {n: given[n] for n in names})
+  found = _run(runtime, data, dict(zip(_input_names(graph), jax.tree.leaves(inputs))))
   gap = small_lib.difference(found, small_lib.run(small.fn, small.params, *inputs))
   if not gap <= _TOLERANCE:
     raise ValueError(
@@ -93,6 +90,17 @@ def _convert(onnx: Any, graph: Any, arch: graph_lib.Architecture, small: small_l
   onnx.helper.set_model_props(model, about)
   onnx.checker.check_model(model, full_check=True)
   return model
+
+
+def _run(runtime: Any, data: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+  try:
+    session = runtime.InferenceSession(data, providers=['CPUExecutionProvider'])
+    return session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})
+  except Exception as error:  # its exceptions share no other base
+    raise ValueError(
+      f'onnxruntime does not run this network, nothing is written: {error}; convert the parameters '
+      "to float32, or save with format='stablehlo' instead"
+    ) from error
 
 
 def _node(onnx: Any, operator: str, ins: list[str], outs: list[str], attributes: Any) -> Any:
