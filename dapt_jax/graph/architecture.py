@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
-import pathlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from dapt_jax import files
 from dapt_jax.types import Gates
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
 
-FORMAT = 'dapt_jax.architecture'
-VERSION = 1
+_FILES = files.Pair(
+  format='dapt_jax.architecture',
+  version=1,
+  what='an architecture',
+  suffix='.safetensors',
+  required=('groups', 'costs', 'provenance'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +95,16 @@ class Architecture:
 
     Both files are written under temporary names and then renamed: a failure leaves what was there.
     """
-    path = _json_path(path)
-    arrays = path.with_suffix('.safetensors')
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(
       {n: np.ascontiguousarray(i, np.int32) for n, i in self.kept.items()}
     )
     head = {
-      'format': FORMAT,
-      'version': VERSION,
       'fingerprint': self.fingerprint(),
-      'sha256': hashlib.sha256(data).hexdigest(),
       'groups': {n: {'kept': len(self.kept[n]), 'width': w} for n, w in self.widths.items()},
       'costs': self.costs,
       'provenance': self.provenance,
     }
-    text = json.dumps(head, indent=2, default=_plain).encode()
-    _replace_both([(arrays, data), (path, text)])
+    _FILES.save(path, head, data)
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> Architecture:
@@ -118,20 +114,8 @@ class Architecture:
       FileNotFoundError: if one of the two files is missing.
       ValueError: for a foreign or damaged file; the message says which and what to do.
     """
-    path = _json_path(path)
-    arrays = path.with_suffix('.safetensors')
-    for file in (path, arrays):
-      if not file.is_file():
-        raise FileNotFoundError(
-          f'{file} is missing; an architecture is two files, {path.name} and {arrays.name}'
-        )
-    head = _read_head(path)
-    data = arrays.read_bytes()
-    if hashlib.sha256(data).hexdigest() != head['sha256']:
-      raise ValueError(
-        f'{arrays} is damaged or belongs to another architecture: its SHA-256 is not the one in '
-        f'{path.name}; copy both files again or decide again from the search'
-      )
+    head, data = _FILES.load(path)
+    path, arrays = _FILES.paths(path)
     kept = safetensors.numpy.load(data)
     try:
       widths = {n: int(g['width']) for n, g in head['groups'].items()}
@@ -144,52 +128,3 @@ class Architecture:
       return cls({n: kept[n] for n in widths}, widths, head['costs'], head['provenance'])
     except ValueError as error:
       raise ValueError(f'{path} does not fit {arrays.name}: {error}') from error
-
-
-def _json_path(path: str | os.PathLike[str]) -> pathlib.Path:
-  path = pathlib.Path(path)
-  return path if path.suffix == '.json' else path.with_name(path.name + '.json')
-
-
-def _read_head(path: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    head = json.loads(path.read_text(encoding='utf-8'))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise ValueError(
-      f'{path} is not readable JSON ({error}); it is damaged or not an architecture'
-    ) from error
-  if not isinstance(head, dict) or head.get('format') != FORMAT:
-    found = head.get('format') if isinstance(head, dict) else type(head).__name__
-    raise ValueError(f'{path} is not an architecture: its format is {found!r}, not {FORMAT!r}')
-  if head.get('version') != VERSION:
-    raise ValueError(
-      f'{path} has version {head.get("version")!r}, this code reads version {VERSION}; '
-      'save it again with the code that wrote it'
-    )
-  missing = {'sha256', 'groups', 'costs', 'provenance'} - set(head)
-  if missing:
-    raise ValueError(f'{path} lacks {sorted(missing)}; it is damaged')
-  return head
-
-
-def _replace_both(files: list[tuple[pathlib.Path, bytes]]) -> None:
-  """Writes all files beside their places first, then renames them: a full disk changes nothing."""
-  drafts = [(f.with_name(f'.{f.name}.{os.getpid()}.tmp'), f, data) for f, data in files]
-  try:
-    for draft, _, data in drafts:
-      draft.write_bytes(data)
-    for draft, file, _ in drafts:
-      os.replace(draft, file)
-  except OSError as error:
-    for draft, _, _ in drafts:
-      draft.unlink(missing_ok=True)
-    raise OSError(
-      error.errno,
-      f'could not save the architecture ({error.strerror})',
-      str(files[-1][0]),
-    ) from error
-
-
-def _plain(value: Any) -> Any:
-  """JSON form of numpy scalars and arrays in the provenance."""
-  return value.tolist() if hasattr(value, 'tolist') else str(value)

@@ -8,7 +8,7 @@ logits, batch_statistics = model.apply_train(variables, images)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ from dapt_jax.models import (
   mobilenet,
   multibranch,
   recurrent,
+  resized,
   resnet,
   unet,
   vgg,
@@ -87,6 +88,7 @@ class Model(NamedTuple):
       statistics; `new_state` is `{'batch_stats': this batch's statistics}`, `{}` without BatchNorm.
     features: `features(variables, x, train=False) -> f32[B, F]`, the input of the head (of a
       `'unet'` `f32[B, H, W, F]`).
+    module: the Linen module behind them.
   """
 
   name: str
@@ -97,6 +99,7 @@ class Model(NamedTuple):
   apply: Callable[[Variables, jax.Array], jax.Array]
   apply_train: Callable[[Variables, jax.Array], tuple[jax.Array, Variables]]
   features: Callable[..., jax.Array]
+  module: nn.Module
 
 
 def create(
@@ -107,6 +110,7 @@ def create(
   lowering: str = 'auto',
   in_loop: bool = False,
   axis_name: str | None = None,
+  layer_widths: Mapping[str, int] | None = None,
   **config: Any,
 ) -> Model:
   """Makes a reference model.
@@ -120,6 +124,8 @@ def create(
       `'patches'`; the same parameters serve all.
     in_loop: the model will run in a loop body or under `vmap` over parameters; heeded by `'auto'`.
     axis_name: mapped axis over which BatchNorm averages its statistics; None means one device.
+    layer_widths: output features of single layers by path (`{'stem/conv': 12}`), others than the
+      model gives them; what a cut leaves, see `dapt_jax.export.flax_module`.
     **config: fields of the model, for instance `widths` of an `'mlp'`. Lists may stand for tuples.
 
   Returns:
@@ -151,11 +157,20 @@ def create(
   run: dict[str, Any] = {}
   if 'execution' in module_class.__dataclass_fields__:
     run['execution'] = layers.Execution(lowering, in_loop, axis_name)
-  module = module_class(num_classes=num_classes, **run, **fields, **fixed)
+  module: nn.Module = module_class(num_classes=num_classes, **run, **fields, **fixed)
   if hasattr(module, 'check'):
     module.check(input_shape)
   plain = {key: _listed(value) for key, value in fields.items()}
-  return _as_model(module, name, plain, tuple(input_shape), num_classes)
+  if layer_widths:
+    bad = {path: n for path, n in layer_widths.items() if n < 1}
+    if bad:
+      raise ValueError(f'layer_widths={bad}: a layer needs a width of at least 1')
+    module = resized.Resized(module, tuple(sorted(layer_widths.items())))
+    plain['layer_widths'] = dict(layer_widths)
+  made = _as_model(module, name, plain, tuple(input_shape), num_classes)
+  if layer_widths:
+    resized.check(jax.eval_shape(made.init, jax.random.key(0))['params'], layer_widths)
+  return made
 
 
 def _reads_tokens(module: type[nn.Module] | nn.Module) -> bool:
@@ -199,7 +214,7 @@ def _as_model(
     _, state = module.apply(variables, x, train=train, mutable=['intermediates'])
     return state['intermediates']['features'][0]
 
-  return Model(name, config, input_shape, num_classes, init, apply, apply_train, features)
+  return Model(name, config, input_shape, num_classes, init, apply, apply_train, features, module)
 
 
 def _tupled(value: Any) -> Any:

@@ -76,6 +76,7 @@ class Cell(nn.Module):
     width: number of output channels.
     operators: names of the summands.
     reduce: whether 2x2 max-pooling halves the input first.
+    project: whether a 1x1 convolution brings the input to `width` first.
     inner: bottleneck width of the convolving operators, or None.
     execution: how to run it.
   """
@@ -83,6 +84,7 @@ class Cell(nn.Module):
   width: int
   operators: tuple[str, ...] = OPERATORS
   reduce: bool = False
+  project: bool = False
   inner: int | None = None
   execution: layers.Execution = layers.Execution()
 
@@ -91,7 +93,7 @@ class Cell(nn.Module):
     """Maps `f32[N, H, W, C]` to `f32[N, H', W', width]`; H' is ceil(H / 2) after a reduction."""
     if self.reduce:
       x = pooling.max_pool(x, lowering=self.execution.lowering)
-    if x.shape[-1] != self.width:
+    if self.project:
       projection = layers.ConvBN(self.width, size=1, execution=self.execution, name='projection')
       x = projection(x, train)
     summands = [
@@ -135,9 +137,17 @@ class MultiBranch(nn.Module):
       raise ValueError(f'readout={self.readout!r}: choose one of {READOUTS}')
     check(self.cells, self.widths, self.operators, self.reductions)
     x = layers.ConvBN(self.widths[0], execution=self.execution, name='stem')(x, train)
-    for number, width in enumerate(self.widths, start=1):
-      reduce = number in self.reductions
-      cell = Cell(width, self.operators, reduce, self.inner, self.execution, name=f'cell{number}')
+    for number, (before, width) in enumerate(zip((self.widths[0], *self.widths), self.widths), 1):
+      # Asked of the configuration, not of x: a cut may make the two widths equal or unequal.
+      cell = Cell(
+        width,
+        self.operators,
+        reduce=number in self.reductions,
+        project=before != width,
+        inner=self.inner,
+        execution=self.execution,
+        name=f'cell{number}',
+      )
       x = cell(x, train)
     x = layers.global_mean(x) if self.readout == 'mean' else x.reshape(x.shape[0], -1)
     self.sow('intermediates', 'features', x)
