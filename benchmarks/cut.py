@@ -28,7 +28,7 @@ from flax import linen as nn
 import dapt_jax as dapt
 from benchmarks import timing
 from dapt_jax.models import layers, model, norm
-from dapt_jax.pruning import baselines
+from dapt_jax.pruning import criteria
 from dapt_jax.types import ApplyFn
 
 PRUNING_RATIO = 0.3
@@ -74,7 +74,7 @@ def cut_with_jax(
   # Channels only, as the other tool cuts: whole residual branches are not its job.
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
   graph = dapt.trace(apply, params, image, levels=('channel',))
-  arch = graph.decide(baselines.magnitude_logits(graph, params), budget=budget)
+  arch = graph.decide(criteria.scores('magnitude_l2', graph, params), budget=budget)
   return arch, *graph.shrink(arch, params)
 
 

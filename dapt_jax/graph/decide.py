@@ -26,6 +26,7 @@ def decide(
   round_to: int = 1,
   min_width: int = 1,
   keep_branches: bool = False,
+  within: Architecture | None = None,
   provenance: dict[str, Any] | None = None,
 ) -> Architecture:
   """Chooses what stays.
@@ -47,6 +48,7 @@ def decide(
       every sum keeps a summand; both go before theta.
     keep_branches: with a budget, a branch is open where theta > 0 (and where a sum would have no
       summand), however much of the budget widths alone leave; `decision['missed_by']` says it.
+    within: an earlier decision on this graph; what it has cut stays cut, whatever theta says.
     provenance: stored with the architecture.
 
   Returns:
@@ -54,16 +56,17 @@ def decide(
 
   Raises:
     ValueError: for a budget outside (0, 1], an unknown unit, logits that do not fit or are not
-      finite, a budget below the cheapest network, or an architecture that would cut a path
-      through; the message names the layer.
+      finite, an earlier decision on groups that theta leaves out, a budget below the cheapest
+      network, or an architecture that would cut a path through; the message names the layer.
   """
   _check(graph, theta, budget, unit, round_to, min_width)
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
+  alive = _alive(graph, logits, within)
   if budget is None:
-    gates = chunks.threshold(graph, logits, round_to)
+    gates = chunks.threshold(graph, logits, alive, round_to)
   else:
     limits = selection.Limits(budget, unit, round_to, min_width, keep_branches)
-    gates = selection.within_budget(graph, logits, limits)
+    gates = selection.within_budget(graph, logits, alive, limits)
   _check_paths(graph, gates)
   gates = _drop_dead(graph, gates)
   record: dict[str, Any] = {
@@ -82,6 +85,23 @@ def decide(
     costs,
     {'decision': record, **(provenance or {})},
   )
+
+
+def _alive(
+  graph: ChannelGraph, logits: Mapping[str, np.ndarray], within: Architecture | None
+) -> Masks:
+  """Gates that may stay, `{group: bool[width]}`."""
+  alive = {n: np.ones(len(t), bool) for n, t in logits.items()}
+  if within is None:
+    return alive
+  within.check(graph)
+  lost = sorted(set(within.kept) - set(alive))
+  if lost:
+    raise ValueError(
+      f'within has decided on the groups {lost}, which theta leaves out and would keep whole; '
+      'give theta for every group of the earlier decision'
+    )
+  return alive | {n: m > 0 for n, m in within.masks().items()}
 
 
 def _costs(graph: ChannelGraph, gates: Masks) -> dict[str, dict[str, float]]:
