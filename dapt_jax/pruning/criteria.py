@@ -88,7 +88,7 @@ def scores(
   }
   found = measure[name]()
   _check_found(name, graph, found)
-  logits = relative(graph, {n: s * alive[n] for n, s in found.items()}, alive)
+  logits = relative(graph, found, alive)
   return {n: jnp.asarray(t, jnp.float32) for n, t in logits.items()}
 
 
@@ -100,21 +100,24 @@ def relative(
   Args:
     graph: from `dapt.trace`.
     found: `{group: f[width]}`, none below 0.
-    alive: `{group: bool[width]}`; the others do not count in the means.
+    alive: `{group: bool[width]}`; the others count as 0, and not in the means of channels. In those
+      of branches they do: else half of a sum would close in every step of a schedule.
 
   Returns:
     `{group: f[width]}`, in the order of the graph.
   """
   lone = [names[0] for names in graph.sums if len(names) == 1]
+  kinds = {n: g.kind for n, g in graph.gated_groups.items()}
   out = {}
   for names in [lone, *[n for n in layers(graph) if n[0] not in lone]]:
-    known = [n for n in names if n in found]
-    living = [found[n][alive[n]] for n in known]
-    mean = np.mean(np.concatenate(living)) if sum(map(len, living)) else 0.0
-    for name in known:
-      out[name] = found[name] / (mean or 1.0) - (0.0 if name in lone else 1.0 - _TIE)
-  for name, group in graph.gated_groups.items():
-    if group.kind == 'branch' and name not in out:
+    known = {n: found[n] * alive[n] for n in names if n in found}
+    total = sum(v.sum() for v in known.values())
+    count = sum(len(v) if kinds[n] == 'branch' else alive[n].sum() for n, v in known.items())
+    mean = total / count if total else 1.0
+    for name, values in known.items():
+      out[name] = values / mean - (0.0 if name in lone else 1.0 - _TIE)
+  for name, kind in kinds.items():
+    if kind == 'branch' and name not in out:
       out[name] = np.full(1, _TIE)
   return {n: out[n] for n in graph.gated_groups if n in out}
 

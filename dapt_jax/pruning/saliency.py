@@ -88,7 +88,8 @@ def _multiplies(graph: ChannelGraph, leaf: int) -> bool:
       mine.update(node.outs)
     else:
       used.add(node.name)
-  return max(shape, default=0) == np.prod(shape) > 1 and used == {'mul'}
+  is_vector = len(shape) > 0 and max(shape) == np.prod(shape)
+  return bool(is_vector) and used == {'mul'}
 
 
 def fpgm(graph: ChannelGraph, params: Params, alive: Mapping[str, np.ndarray]) -> Saliency:
