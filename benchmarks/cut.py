@@ -27,7 +27,7 @@ import numpy as np
 import dapt_jax as dapt
 from benchmarks import timing
 from dapt_jax.models import model, resnet
-from dapt_jax.pruning import baselines
+from dapt_jax.pruning import criteria
 from dapt_jax.types import ApplyFn
 
 PRUNING_RATIO = 0.3
@@ -51,7 +51,7 @@ def cut_with_jax(
   # Channels only, as the other tool cuts: whole residual branches are not its job.
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
   graph = dapt.trace(apply, params, image, levels=('channel',))
-  arch = graph.decide(baselines.magnitude_logits(graph, params), budget=budget)
+  arch = graph.decide(criteria.scores('magnitude_l2', graph, params), budget=budget)
   return arch, *graph.shrink(arch, params)
 
 

@@ -21,5 +21,5 @@ def get_config(pair='fashion_mnist-mnist'):
   c.model.name = 'convnet'
   c.model.options = {'stages': ((16, 16), (32, 32), (32, 32)), 'flatten': True}
   c.search.levels = ('channel',)
-  c.transfer.baselines = ('dense', 'random', 'uniform', 'same_counts', 'magnitude')
+  c.transfer.baselines = ('dense', 'random', 'uniform', 'same_counts', 'magnitude_l2')
   return c

@@ -113,9 +113,6 @@ class _Maker:
         out.append(self.of(arch, 'random', f'random{number}', budget))
     if 'uniform' in wanted:
       out.append(self.of(baselines.make('uniform', graph, **exact), 'uniform', 'uniform', budget))
-    if 'magnitude' in wanted:
-      arch = baselines.make('magnitude', graph, params=self.trained, **exact)
-      out.append(self.of(arch, 'magnitude', 'magnitude', budget))
     for name in ('same_counts', 'shuffled'):
       if name in wanted:
         for seed, arch in learned.items():
@@ -124,7 +121,7 @@ class _Maker:
             name, graph, theta=theta, key=jax.random.fold_in(key, 1000 + seed), **exact
           )
           out.append(self.of(mixed, name, f'seed{seed}', budget, seed))
-    for name in schema.SEARCHES:
+    for name in (*schema.CRITERIA, *schema.SEARCHES):
       if name in wanted:
         seed = c.search.seeds[0]
         arch = prune.search(c, self.task, self.workdir, budget, seed, variant=name)

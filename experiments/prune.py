@@ -2,6 +2,11 @@
 
   python -m experiments.prune --config=configs/demo.py --workdir=runs/demo
 
+With --config.search.criterion=gates (the default) the structure is learned. With a classical
+criterion (magnitude_l1, magnitude_l2, bn_scale, taylor, random, hessian, fpgm) the whole network is
+trained on the source and cut by it, at once or in --config.search.rounds rounds with retraining in
+between.
+
 Writes, under WORKDIR/search/NAME/, the search's checkpoints, `metrics.jsonl` (loss, cost, gate
 probabilities) and `architecture.json` with its `.safetensors`. A finished search is not repeated;
 a stopped one goes on.
@@ -11,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +29,8 @@ from dapt_jax.gates import schedules
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
-from experiments import flags, outputs, source
+from dapt_jax.types import Gates
+from experiments import classical, flags, outputs, schema, source
 from experiments import task as task_lib
 
 #: Fields that may change between a run and its continuation.
@@ -82,8 +88,9 @@ def search(
     workdir: of the whole run.
     budget: share of the whole network.
     seed: of gates, weights and batches.
-    variant: 'learned', 'one_temperature' (relaxation with one temperature) or 'fixed_weights' (one
-      random draw of weights, never trained).
+    variant: 'learned' (as the configuration says), 'one_temperature' (relaxation with one
+      temperature), 'fixed_weights' (one random draw of weights, never trained), or a classical
+      criterion, `schema.CRITERIA`.
     program: makes the search and its compiled update, called if there is something to search; None
       makes them here.
 
@@ -92,7 +99,7 @@ def search(
   """
   name = name_of(config, budget, seed, variant)
   path = pathlib.Path(workdir) / 'search' / name
-  recorded = {
+  recorded: dict[str, Any] = {
     'variant': variant,
     'budget': budget,
     'seed': seed,
@@ -100,41 +107,65 @@ def search(
     'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
     'model': config.model.to_dict(),
   }
+  criterion = criterion_of(config, variant)
+  metrics: Mapping[str, Any] = {}
+  if criterion != 'gates':
+    recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():
       return dapt.Architecture.load(made)
-    build = program or functools.partial(_program, config, task, workdir, budget, variant)
-    searcher, update = build()
-    with outputs.more_writers(config, path) as more:
-      result = loop.run(
-        update,
-        searcher.init(seeds.key(seed, 'search')),
-        batches(task, config.search, seed),
-        num_steps=config.search.steps,
-        workdir=opened,
-        checkpoint_every=config.search.checkpoint_every,
-        log_every=config.search.log_every,
-        writers=more,
-        name=name,
-        on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
+    if criterion != 'gates':
+      pruned = classical.find(config, task, workdir, path, criterion, budget, seed)
+      arch, theta = pruned.architecture, pruned.theta
+    else:
+      build = program or functools.partial(_program, config, task, workdir, budget, variant)
+      theta, metrics = _learn(config, task, opened, build(), seed)
+      arch = task.graph.decide(
+        theta, budget=budget, unit=config.search.unit, round_to=config.search.round_to
       )
-    theta = {n: np.asarray(t) for n, t in result.state.shared.theta.items()}
-    arch = task.graph.decide(
-      result.state.shared.theta,
-      budget=budget,
-      unit=config.search.unit,
-      round_to=config.search.round_to,
-    ).with_provenance(
-      method=variant,
+    arch = arch.with_provenance(
+      method=variant if criterion == 'gates' else criterion,
       settings=recorded,
       versions=outputs.versions(),
       data_sources=list(task.data_sources),
-      metrics={k: float(v) for k, v in result.metrics.items() if np.ndim(v) == 0},
-      theta={n: t.tolist() for n, t in theta.items()},
+      metrics={k: float(v) for k, v in metrics.items() if np.ndim(v) == 0},
+      theta={n: np.asarray(t).tolist() for n, t in theta.items()},
     )
     arch.save(made)
     return arch
+
+
+def criterion_of(config: Any, variant: str) -> str:
+  """'gates' or the classical criterion that a variant of the search goes by."""
+  if variant in schema.CRITERIA:
+    return variant
+  return 'gates' if variant in schema.SEARCHES else config.search.criterion
+
+
+def _learn(
+  config: Any,
+  task: task_lib.Task,
+  opened: workdir_lib.Workdir,
+  program: tuple[pruning.Search, runner.Mapped],
+  seed: int,
+) -> tuple[Gates, Mapping[str, Any]]:
+  """Runs or resumes a search of gates: (logits, last metrics)."""
+  searcher, update = program
+  with outputs.more_writers(config, opened.path) as more:
+    result = loop.run(
+      update,
+      searcher.init(seeds.key(seed, 'search')),
+      batches(task, config.search, seed),
+      num_steps=config.search.steps,
+      workdir=opened,
+      checkpoint_every=config.search.checkpoint_every,
+      log_every=config.search.log_every,
+      writers=more,
+      name=opened.path.name,
+      on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
+    )
+  return result.state.shared.theta, result.metrics
 
 
 def _program(

@@ -58,7 +58,7 @@ def make(
     f'{jax.default_backend()} device(s)',
     data_sources=task.data_sources,
     stages=stages,
-    notes=NOTES,
+    notes=NOTES if config.search.criterion == 'gates' else _classical_notes(config),
     searches=[describe(task, workdir, name, arch) for name, arch in learned.items()],
     results=rows,
     latency=latency.measure(config, task, learned),
@@ -68,11 +68,22 @@ def make(
   return path
 
 
+def _classical_notes(config: Any) -> tuple[str, ...]:
+  """What a reader must know where 'learned' stands for a classical criterion."""
+  said = (
+    "Structures called 'learned' on this page are not learned by gates: they are cut out of the "
+    f'network trained on the source, by the criterion {config.search.criterion!r} in '
+    f'{config.search.rounds} round(s).'
+  )
+  return (said, NOTES[-1])
+
+
 def describe(
   task: task_lib.Task, workdir: str, name: str, arch: dapt.Architecture
 ) -> dict[str, Any]:
   """One search as the report wants it."""
-  records = writers.read_jsonl(pathlib.Path(workdir) / 'search' / name / 'metrics.jsonl')
+  metrics = pathlib.Path(workdir) / 'search' / name / 'metrics.jsonl'
+  records = writers.read_jsonl(metrics) if metrics.is_file() else []  # none of a criterion
   decision, settings = arch.provenance['decision'], arch.provenance['settings']
   curves = ('step', 'loss', 'cost', 'multiplier')
   gates = [k for k in records[0] if k.startswith('gate/')] if records else []

@@ -12,9 +12,11 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
 
 Rule = config_lib.Rule
-BASELINES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
+BASELINES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled')
 SEARCHES = ('one_temperature', 'fixed_weights')
 DENSE = ('inherited', 'pretrained_finetune', 'pretrained_readout')
+#: Classical criteria that a baseline may name; as a baseline 'random' is a better sampler.
+CRITERIA = tuple(name for name in pruning.criteria.NAMES if name != 'random')
 
 _names = Rule(str, min=1)
 _share = Rule(float, above=0, max=1)
@@ -34,6 +36,16 @@ SCHEMA: config_lib.Schema = {
   'data.test_limit': Rule(int, min=0, help='test examples used; 0: all'),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'search.criterion': Rule(
+    str,
+    choices=('gates', *pruning.criteria.NAMES),
+    help='gates: learned; else the whole network is trained on the source and cut by it',
+  ),
+  'search.rounds': Rule(
+    int,
+    min=1,
+    help='of a classical criterion; 1: one-shot; else `steps` of retraining lie in between',
+  ),
   'search.levels': Rule(tuple, min=1, items=Rule(str, choices=LEVELS)),
   'search.weights': Rule(str, choices=pruning.weights.NAMES),
   'search.relaxation': Rule(str, choices=gates.NAMES),
@@ -68,7 +80,9 @@ SCHEMA: config_lib.Schema = {
   'transfer.shots': Rule(tuple, min=1, items=Rule(int, min=1)),
   'transfer.draws': Rule(int, min=2),
   'transfer.random_architectures': Rule(int, min=0),
-  'transfer.baselines': Rule(tuple, items=Rule(str, choices=(*BASELINES, *SEARCHES, *DENSE))),
+  'transfer.baselines': Rule(
+    tuple, items=Rule(str, choices=(*BASELINES, *CRITERIA, *SEARCHES, *DENSE))
+  ),
   'transfer.source_steps': Rule(int, min=1, help='training of the whole network on the source'),
   'transfer.steps': Rule(int, min=1),
   'transfer.batch_size': Rule(int, min=1),
@@ -106,6 +120,8 @@ def default() -> ml_collections.ConfigDict:
 
 def _search() -> dict[str, Any]:
   return {
+    'criterion': 'gates',
+    'rounds': 1,
     'levels': ('channel', 'branch'),
     'weights': 'fresh',
     'relaxation': 'gumbel_trapezoid',
@@ -145,7 +161,7 @@ def _transfer() -> dict[str, Any]:
     'shots': (1, 5, 10, 20),
     'draws': 10,
     'random_architectures': 12,
-    'baselines': (*BASELINES, *SEARCHES, *DENSE),
+    'baselines': (*BASELINES, 'magnitude_l2', *SEARCHES, *DENSE),
     'source_steps': 600,
     'steps': 300,
     'batch_size': 32,

@@ -1,8 +1,9 @@
-"""The whole network trained on the source: for magnitude, inherited and pretrained baselines."""
+"""The whole network trained on the source: for criteria, inherited and pretrained baselines."""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import optax
 from dapt_jax import data
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
-from dapt_jax.types import Params
+from dapt_jax.types import Gates, Params
 from experiments import outputs
 from experiments import task as task_lib
 
@@ -32,24 +33,95 @@ def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
   Returns:
     Parameters with moving averages of the normalisation statistics.
   """
+  return _fit(
+    config,
+    task,
+    pathlib.Path(workdir) / 'source',
+    task.fast.init(seeds.key(config.seed, 'source')),
+    num_steps=config.transfer.source_steps,
+    seed=config.seed,
+    gates={},
+  )
+
+
+def retrain(
+  config: Any,
+  task: task_lib.Task,
+  path: pathlib.Path,
+  params: Params,
+  gates: Gates,
+  seed: int,
+) -> Params:
+  """Trains the whole network further under fixed gates, for a share of `search.steps`.
+
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    path: directory of this training; resumed if it holds it.
+    params: where it starts.
+    gates: `{group: f32[width]}` of 0 and 1.
+    seed: of the batches.
+
+  Returns:
+    Parameters as from `train`; those behind closed gates are as they were.
+  """
+  steps = max(config.search.steps // (config.search.rounds - 1), 1)
+  return _fit(config, task, path, params, num_steps=steps, seed=seed, gates=gates)
+
+
+def _fit(
+  config: Any,
+  task: task_lib.Task,
+  path: pathlib.Path,
+  params: Params,
+  *,
+  num_steps: int,
+  seed: int,
+  gates: Gates,
+) -> Params:
+  """Trains with Adam and a cosine schedule on the source's training split."""
   recorded = {
-    'steps': config.transfer.source_steps,
+    'steps': num_steps,
     'batch_size': config.search.batch_size,
     'rate': config.search.weight_rate,
-    'seed': config.seed,
+    'seed': seed,
     'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
     'model': config.model.to_dict(),
   }
-  optimizer = optax.adam(
-    optax.cosine_decay_schedule(config.search.weight_rate, config.transfer.source_steps)
-  )
-  model = task.fast
+  optimizer = optax.adam(optax.cosine_decay_schedule(config.search.weight_rate, num_steps))
+  batcher = data.make_batcher(task.source, config.search.batch_size, seed)
 
-  def update(state: State, batch: Any, axis_name: str | None = None):
+  def batches(step: int) -> dict[str, Any]:
+    batch = batcher(step)
+    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
+
+  with (
+    workdir_lib.open_workdir(path, recorded, kind='source') as opened,
+    outputs.more_writers(config, path) as more,
+  ):
+    result = loop.run(
+      runner.make_update(_make_update(task, optimizer, gates), kind='jit'),
+      State(params, optimizer.init(params)),
+      batches,
+      num_steps=num_steps,
+      workdir=opened,
+      checkpoint_every=200,
+      writers=more,
+      name='source network' if not gates else f'cut network, {path.name}',
+      shown=('loss', 'accuracy'),
+    )
+  return jax.tree.map(jnp.asarray, result.state.params)
+
+
+def _make_update(task: task_lib.Task, optimizer: optax.GradientTransformation, gates: Gates):
+  """The update of the weights, `(state, batch) -> (state, metrics)`."""
+
+  def update(state: State, batch: Mapping[str, Any], axis_name: str | None = None):
     del axis_name
 
     def loss_fn(params):
-      logits, stats = model.apply_train(params, batch['image'])
+      gated = task.graph.apply_gates(params, gates)
+      logits, stats = task.fast.apply_train(gated, batch['image'])
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
       return loss, (stats, (logits.argmax(-1) == batch['label']).mean())
 
@@ -61,27 +133,4 @@ def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
       params = {**params, name: jax.tree.map(average, state.params[name], new)}
     return State(params, optimizer_state), {'loss': loss, 'accuracy': right}
 
-  params = model.init(seeds.key(config.seed, 'source'))
-  batcher = data.make_batcher(task.source, config.search.batch_size, config.seed)
-
-  def batches(step: int):
-    batch = batcher(step)
-    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
-
-  path = pathlib.Path(workdir) / 'source'
-  with (
-    workdir_lib.open_workdir(path, recorded, kind='source') as opened,
-    outputs.more_writers(config, path) as more,
-  ):
-    result = loop.run(
-      runner.make_update(update, kind='jit'),
-      State(params, optimizer.init(params)),
-      batches,
-      num_steps=config.transfer.source_steps,
-      workdir=opened,
-      checkpoint_every=200,
-      writers=more,
-      name='source network',
-      shown=('loss', 'accuracy'),
-    )
-  return jax.tree.map(jnp.asarray, result.state.params)
+  return update

@@ -9,7 +9,7 @@ OPERATORS = (
 )  # fmt: skip
 #: Gain over the random mean at few shots, and how fast the method grows with shots.
 _GAINS = {
-  'learned': 0.13, 'uniform': 0.03, 'same_counts': 0.01, 'shuffled': 0.10, 'magnitude': 0.05,
+  'learned': 0.13, 'uniform': 0.03, 'same_counts': 0.01, 'shuffled': 0.10, 'magnitude_l2': 0.05,
   'one_temperature': 0.09, 'fixed_weights': 0.04, 'random': 0.0,
 }  # fmt: skip
 _WHOLE = {'dense': 0.06, 'pretrained_finetune': 0.10, 'pretrained_readout': 0.13}

@@ -205,19 +205,20 @@ def test_sigterm_during_the_search_resumes(tmp_path):
 
 def test_search_variants_and_source_network(task, tmp_path):
   """What the study adds: another search, and what starts from weights of the source."""
-  config = _small(('one_temperature', 'magnitude', 'inherited', 'pretrained_readout'))
+  config = _small(('one_temperature', 'magnitude_l2', 'inherited', 'pretrained_readout'))
   config.search.steps = 2
   learned = prune.run_all(config, task, str(tmp_path))
   made = candidates.make(config, task, str(tmp_path), learned)
   assert [(c.method, c.weights) for c in made] == [
     ('learned', 'fresh'),
-    ('magnitude', 'fresh'),
+    ('magnitude_l2', 'fresh'),
     ('one_temperature', 'fresh'),
     ('inherited', 'inherited'),
     ('pretrained_readout', 'inherited'),
   ]
   names = {p.name for p in (tmp_path / 'search').iterdir()}
-  assert names == {SEARCH, SEARCH.replace('learned', 'one_temperature')}
+  variants = ('learned', 'one_temperature', 'magnitude_l2')
+  assert names == {SEARCH.replace('learned', v) for v in variants}
   arch = dapt.Architecture.load(
     tmp_path / 'search' / SEARCH.replace('learned', 'one_temperature') / 'architecture.json'
   )

@@ -7,10 +7,10 @@ import pytest
 
 from dapt_jax import graph as graph_lib
 from dapt_jax.models import model as model_lib
-from dapt_jax.pruning import baselines
+from dapt_jax.pruning import baselines, criteria
 
 BUDGET = 0.3
-EXACT = ('random', 'uniform', 'shuffled', 'magnitude')
+EXACT = ('random', 'uniform', 'shuffled')
 
 
 def _trace(levels, name, **config):
@@ -39,7 +39,7 @@ def branched():
 
 
 def _make(name, case, key=0, seed=4, **options):
-  model, graph = case
+  _, graph = case
   theta = graph.init_gates(jax.random.key(seed), std=1.0)
   return baselines.make(
     name,
@@ -47,7 +47,6 @@ def _make(name, case, key=0, seed=4, **options):
     budget=BUDGET,
     key=jax.random.key(key),
     theta=theta,
-    params=model.init(jax.random.key(1)),
     **options,
   )
 
@@ -105,11 +104,11 @@ def test_shuffle_is_a_permutation_within_layers(branched):
   assert list(mixed) == list(theta) or set(mixed) == set(theta)
   join = lambda tree, names: np.concatenate([np.asarray(tree[n]) for n in names])
   changed = 0
-  for names in baselines.layers(graph):
+  for names in criteria.layers(graph):
     assert sorted(join(theta, names)) == sorted(join(mixed, names))
     changed += (join(theta, names) != join(mixed, names)).any()
   assert changed > 3
-  covered = [n for names in baselines.layers(graph) for n in names]
+  covered = [n for names in criteria.layers(graph) for n in names]
   assert sorted(covered) == sorted(graph.gated_groups)
 
 
@@ -122,44 +121,6 @@ def test_shuffled_meets_the_budget_with_the_learned_logits(plain):
   [name] = arch.kept
   assert len(arch.kept[name]) == len(learned.kept[name]) == 30
   assert set(arch.kept[name]) != set(learned.kept[name])
-
-
-def test_magnitude_keeps_the_large_channels(plain):
-  model, graph = plain
-  params = model.init(jax.random.key(1))
-  large = np.arange(0, 40, 5)
-  kernel = params['params']['dense1']['kernel'].at[:, large].multiply(10.0)
-  params['params']['dense1']['kernel'] = kernel
-  # Neither a bias, a scale nor a moving statistic counts.
-  params['params']['bn1']['scale'] = jnp.where(jnp.arange(40) == 1, 100.0, 1.0)
-  params['batch_stats']['bn1']['var'] = jnp.where(jnp.arange(40) == 2, 1e4, 1.0)
-  logits = baselines.magnitude_logits(graph, params)
-  [name] = [n for n, g in graph.gated_groups.items() if g.width == 40]
-  assert set(np.argsort(-logits[name])[:8]) == set(large)
-  norms = np.linalg.norm(np.asarray(kernel), axis=0)
-  np.testing.assert_allclose(logits[name], norms / norms.mean() - 1, rtol=1e-5)
-  arch = baselines.make('magnitude', graph, budget=0.5, params=params)
-  assert set(large) <= set(arch.kept[name].tolist())
-
-
-def test_magnitude_of_branches_and_links(branched):
-  model, graph = branched
-  params = model.init(jax.random.key(1))
-  params['params']['cell1']['skip']['bn']['scale'] *= 5.0
-  logits = baselines.magnitude_logits(graph, params)
-  [names] = [n for n in graph.sums if 'branch:cell1/skip/bn' in n]
-  assert max(names, key=lambda n: float(logits[n][0])) == 'branch:cell1/skip/bn'
-  model, linked = _trace(('link',), 'mlp', widths=(4,))
-  params = model.init(jax.random.key(1))
-  logits = baselines.magnitude_logits(linked, params)
-  flat = np.abs(np.ravel(params['params']['head']['kernel']))
-  np.testing.assert_allclose(
-    logits[
-      'link:params/head/kernel' if 'link:params/head/kernel' in logits else 'link:head/kernel'
-    ],
-    flat / flat.mean() - 1,
-    rtol=1e-5,
-  )
 
 
 def test_uniform_keeps_the_same_share_everywhere(plain):
@@ -207,7 +168,6 @@ def test_options_reach_the_decision(plain):
     ('random', {}, 'key'),
     ('same_counts', {'key': 0}, 'theta'),
     ('shuffled', {'theta': {}}, 'key'),
-    ('magnitude', {}, 'params'),
   ],
 )
 def test_missing_arguments_are_named(plain, name, given, missing):

@@ -27,6 +27,7 @@ def decide(
   min_width: int | Mapping[str, int] = 1,
   max_cut: float | Mapping[str, float] = 1.0,
   keep_branches: bool = False,
+  within: Architecture | None = None,
   provenance: dict[str, Any] | None = None,
 ) -> Architecture:
   """Chooses what stays.
@@ -50,6 +51,7 @@ def decide(
     max_cut: with a budget, the largest share of an axis that may be cut; {'head': 0.5, '': 0.9}.
     keep_branches: with a budget, a branch is open where theta > 0 (and where a sum would have no
       summand), however much of the budget widths alone leave; `decision['missed_by']` says it.
+    within: an earlier decision on this graph; what it has cut stays cut, whatever theta says.
     provenance: stored with the architecture.
 
   Returns:
@@ -57,17 +59,18 @@ def decide(
 
   Raises:
     ValueError: for a budget outside (0, 1], an unknown unit, logits that do not fit or are not
-      finite, a budget below the cheapest network, or an architecture that would cut a path
-      through; the message names the layer.
+      finite, an earlier decision on groups that theta leaves out, a budget below the cheapest
+      network, or an architecture that would cut a path through; the message names the layer.
   """
   _check(graph, theta, budget, unit)
   _check_limits(round_to, min_width, max_cut)
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
+  alive = _alive(graph, logits, within)
   if budget is None:
-    gates = chunks.threshold(graph, logits, round_to)
+    gates = chunks.threshold(graph, logits, alive, round_to)
   else:
     limits = selection.Limits(budget, unit, round_to, min_width, max_cut, keep_branches)
-    gates = selection.within_budget(graph, logits, limits)
+    gates = selection.within_budget(graph, logits, alive, limits)
   _check_paths(graph, gates)
   gates = _drop_dead(graph, gates)
   record: dict[str, Any] = {
@@ -87,6 +90,23 @@ def decide(
     costs,
     {'decision': record, **(provenance or {})},
   )
+
+
+def _alive(
+  graph: ChannelGraph, logits: Mapping[str, np.ndarray], within: Architecture | None
+) -> Masks:
+  """Gates that may stay, `{group: bool[width]}`."""
+  alive = {n: np.ones(len(t), bool) for n, t in logits.items()}
+  if within is None:
+    return alive
+  within.check(graph)
+  lost = sorted(set(within.kept) - set(alive))
+  if lost:
+    raise ValueError(
+      f'within has decided on the groups {lost}, which theta leaves out and would keep whole; '
+      'give theta for every group of the earlier decision'
+    )
+  return alive | {n: m > 0 for n, m in within.masks().items()}
 
 
 def _costs(graph: ChannelGraph, gates: Masks) -> dict[str, dict[str, float]]:

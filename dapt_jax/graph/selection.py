@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,14 +55,19 @@ class Limits:
 
 
 def within_budget(
-  graph: ChannelGraph, logits: Mapping[str, np.ndarray], limits: Limits
+  graph: ChannelGraph,
+  logits: Mapping[str, np.ndarray],
+  alive: Mapping[str, np.ndarray],
+  limits: Limits,
 ) -> dict[str, np.ndarray]:
   """Spends a budget on the best logits, `{group: f32[width] of 0 and 1}`.
+
+  Gates that are not `alive`, `{group: bool[width]}`, stay closed.
 
   Raises:
     ValueError: if even the cheapest network with a path through every layer costs more.
   """
-  search = Selection(graph, logits, limits)
+  search = Selection(graph, logits, alive, limits)
   search.require()
   search.fill(np.flatnonzero(~search.on & ~search.closed))
   exchange.until_close(search)
@@ -78,17 +83,26 @@ def within_budget(
 class Selection:
   """A set of chunks, `on`, whose cost stays within the budget."""
 
-  def __init__(self, graph: ChannelGraph, logits: Mapping[str, np.ndarray], limits: Limits) -> None:
+  def __init__(
+    self,
+    graph: ChannelGraph,
+    logits: Mapping[str, np.ndarray],
+    alive: Mapping[str, np.ndarray],
+    limits: Limits,
+  ) -> None:
     self.graph = graph
     self.limits = limits
     self.limit = limits.budget * graph.total(limits.unit) * (1 + 1e-9)
     found = [
-      c for n, t in logits.items() for c in chunks.of_group(t, graph.groups[n], limits.chunk(n))
+      chunk
+      for name, values in logits.items()
+      for chunk in chunks.of_group(values, alive[name], graph.groups[name], limits.chunk(name))
     ]
     self.chunks = sorted(found, key=lambda c: -c.priority)
     kinds: dict[tuple[str, int], int] = {}
     self.kind = np.array([kinds.setdefault(c.kind, len(kinds)) for c in self.chunks], int)
-    self.chunk_of = {n: np.zeros(len(t), int) for n, t in logits.items()}
+    # Gates that are not alive have a number behind the last chunk, which no set contains.
+    self.chunk_of = {n: np.full(len(t), len(self.chunks)) for n, t in logits.items()}
     for number, chunk in enumerate(self.chunks):
       self.chunk_of[chunk.group][chunk.index] = number
     branch = np.array([graph.groups[c.group].kind == 'branch' for c in self.chunks], bool)
@@ -100,7 +114,8 @@ class Selection:
 
   def gates(self, on: np.ndarray) -> dict[str, np.ndarray]:
     """Binary gates of a set of chunks."""
-    return {n: on[c].astype(np.float32) for n, c in self.chunk_of.items()}
+    padded = np.append(on, False).astype(np.float32)
+    return {n: padded[c] for n, c in self.chunk_of.items()}
 
   def cost(self, on: np.ndarray) -> float:
     """Cost of a set of chunks."""
@@ -134,32 +149,39 @@ class Selection:
     self.on = self.must.copy()
 
   def _require_width(self, group: groups.Group) -> None:
-    numbers = self.chunk_of[group.name]
     for layer in group.layers:
       least = self.limits.least(group.name, len(layer))
-      for number in sorted(set(numbers[layer].tolist())):
-        if self.must[numbers[layer]].sum() >= least:
+      numbers = self._living(self.chunk_of[group.name][layer])
+      for number in sorted(set(numbers.tolist())):
+        if self.must[numbers].sum() >= least:
           break
         self.must[number] = True
+
+  def _living(self, numbers: np.ndarray) -> np.ndarray:
+    return numbers[numbers < len(self.on)]
 
   def _require_summands(self, cheapest: bool) -> np.ndarray:
     out = np.zeros_like(self.must)
     for names, is_open in zip(self.graph.sums, self.graph.open_sums):
       if is_open or any(n not in self.chunk_of for n in names):
         continue
-      numbers = [int(self.chunk_of[n][0]) for n in names]
-      if self.must[numbers].any():
+      numbers = self._summands(names)
+      if not numbers or self.must[numbers].any():
         continue
       price = lambda i: self.cost(self.must | out | (np.arange(len(self.on)) == i))
       out[min(numbers, key=price) if cheapest else min(numbers)] = True
     return out
+
+  def _summands(self, names: Sequence[str]) -> list[int]:
+    """Chunks of the summands that may stay; none where the whole sum has been cut."""
+    return self._living(np.concatenate([self.chunk_of[n] for n in names])).tolist()
 
   def _dearest(self) -> str:
     """The group whose least width takes the most of the least cost."""
     saved = {}
     for name, numbers in self.chunk_of.items():
       without = self.must.copy()
-      without[numbers] = False
+      without[self._living(numbers)] = False
       saved[name] = self.cost(without)
     return min(saved, key=lambda n: saved[n]) if saved else 'what no gate can remove'
 
@@ -230,10 +252,13 @@ class Selection:
 
   def _has_paths(self) -> bool:
     """Whether every sum keeps a summand."""
-    return all(
-      is_open or any(n not in self.chunk_of or self.on[self.chunk_of[n][0]] for n in names)
-      for names, is_open in zip(self.graph.sums, self.graph.open_sums)
-    )
+    for names, is_open in zip(self.graph.sums, self.graph.open_sums):
+      if is_open or any(n not in self.chunk_of for n in names):
+        continue
+      numbers = self._summands(names)
+      if numbers and not self.on[numbers].any():
+        return False
+    return True
 
   def longest(self, start: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, int]:
     """`start` with as many of these chunks as fit, in order, without the others; how many fit."""

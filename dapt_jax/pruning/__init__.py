@@ -1,6 +1,9 @@
-"""Architecture search: gates, a graph and a population of weights make an `Architecture`."""
+"""Architecture search: gates, a graph and a population of weights make an `Architecture`.
 
-from dapt_jax.pruning import baselines, losses, weights
+Beside it the classical criteria on the same groups: `criteria`, `schedule`.
+"""
+
+from dapt_jax.pruning import baselines, criteria, losses, schedule, weights
 from dapt_jax.pruning.search import Search, make_search
 from dapt_jax.pruning.settings import Settings
 from dapt_jax.pruning.state import STATE_AXES, Population, SearchState, Shared, age
@@ -14,7 +17,9 @@ __all__ = [
   'Shared',
   'age',
   'baselines',
+  'criteria',
   'losses',
   'make_search',
+  'schedule',
   'weights',
 ]

@@ -1,4 +1,7 @@
-"""Architectures to compare with, at the same budget and through the same decision."""
+"""Architectures to compare with, at the same budget and through the same decision.
+
+Those that score the weights of a trained network are in `criteria`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.graph import Architecture, ChannelGraph, choice
-from dapt_jax.types import Gates, Params, PRNGKey
+from dapt_jax.pruning import criteria
+from dapt_jax.types import Gates, PRNGKey
 
-NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled', 'magnitude')
+NAMES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled')
 
 #: Random sets of branches tried.
 _DRAWS = 1000
@@ -20,7 +24,6 @@ _NEEDS = {
   'random': ('key',),
   'same_counts': ('theta', 'key'),
   'shuffled': ('theta', 'key'),
-  'magnitude': ('params',),
 }
 
 
@@ -32,7 +35,6 @@ def make(
   unit: str = 'macs',
   key: PRNGKey | None = None,
   theta: Gates | None = None,
-  params: Params | None = None,
   **options: Any,
 ) -> Architecture:
   """A baseline by name.
@@ -40,24 +42,23 @@ def make(
   Args:
     name: 'dense' (everything), 'random' (random widths and branches), 'uniform' (the same share of
       every layer), 'same_counts' (random, with the learned counts per layer), 'shuffled' (learned
-      logits permuted within layers), 'magnitude' (of the weights of a trained network).
+      logits permuted within layers).
     graph: from `dapt.trace`.
     budget: share of the whole network's cost; without effect on 'dense' and 'same_counts'.
     unit: 'macs' or 'params'.
     key: for the random ones.
     theta: learned logits, for 'same_counts' and 'shuffled'.
-    params: trained weights, for 'magnitude'.
     **options: passed to `graph.decide` (round_to, min_width).
 
   Returns:
     The architecture, with the baseline's name in its provenance.
 
   Raises:
-    ValueError: for an unknown name, or where key, theta or params are needed and missing.
+    ValueError: for an unknown name, or where key or theta is needed and missing.
   """
   if name not in NAMES:
     raise ValueError(f'baseline is {name!r}; allowed are {list(NAMES)}')
-  have: Mapping[str, Any] = {'key': key, 'theta': theta, 'params': params}
+  have: Mapping[str, Any] = {'key': key, 'theta': theta}
   for need in _NEEDS.get(name, ()):
     if have[need] is None:
       raise ValueError(f'baseline {name!r} needs {need}; pass {need}=...')
@@ -67,7 +68,6 @@ def make(
     'uniform': lambda: uniform_logits(graph),
     'same_counts': lambda: _signs(graph, graph.decide(have['theta'], **exact)),
     'shuffled': lambda: have['theta'],
-    'magnitude': lambda: magnitude_logits(graph, have['params']),
   }
   if name == 'random':
     return random_architecture(graph, have['key'], **exact).with_provenance(method=name)
@@ -198,16 +198,10 @@ def _branch_price(graph: ChannelGraph, name: str) -> float:
   return -float(graph.cost({name: jnp.zeros(1)}))
 
 
-def layers(graph: ChannelGraph) -> list[list[str]]:
-  """Gates that a shuffle may exchange: the branches of one sum; the gates inside one group."""
-  branches = {n for names in graph.sums for n in names}
-  return [*graph.sums, *[[n] for n in graph.gated_groups if n not in branches]]
-
-
 def shuffle(graph: ChannelGraph, theta: Gates, key: PRNGKey) -> Gates:
   """Permutes logits within layers: channels inside a group, branches inside a sum."""
   out = dict(theta)
-  for number, names in enumerate(layers(graph)):
+  for number, names in enumerate(criteria.layers(graph)):
     names = [n for n in names if n in theta]
     if not names:
       continue
@@ -216,29 +210,3 @@ def shuffle(graph: ChannelGraph, theta: Gates, key: PRNGKey) -> Gates:
     for name, part in zip(names, np.split(mixed, np.cumsum([len(theta[n]) for n in names])[:-1])):
       out[name] = jnp.asarray(part)
   return out
-
-
-def magnitude_logits(graph: ChannelGraph, params: Params) -> Gates:
-  """L2 norm of the slices that write a gate's channel, over the mean of its layer, minus 1.
-
-  A branch is scored by the norm of the parameters that carry its gate, over the mean of its sum; a
-  link by its absolute value.
-  """
-  leaves = graph.tree.param_treedef.flatten_up_to(params)
-  scores: dict[str, np.ndarray] = {}
-  for name, group in graph.gated_groups.items():
-    if group.carriers:
-      flat = np.concatenate([np.ravel(np.asarray(leaves[i])) for i in group.carriers])
-      scores[name] = np.abs(flat) if group.kind == 'link' else np.array([np.linalg.norm(flat)])
-      continue
-    squares = np.zeros(group.width)
-    for piece in group.touching('write') or group.touching('read'):
-      array = np.moveaxis(np.asarray(leaves[piece.leaf]), piece.axis, 0)
-      sums = (array.reshape(array.shape[0], -1) ** 2).sum(1)
-      np.add.at(squares, piece.index, sums[piece.positions])
-    scores[name] = np.sqrt(squares)
-  for names in layers(graph):
-    mean = np.mean(np.concatenate([scores[n] for n in names])) + 1e-12
-    for name in names:
-      scores[name] = scores[name] / mean - 1.0
-  return {n: jnp.asarray(s, jnp.float32) for n, s in scores.items()}

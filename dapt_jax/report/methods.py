@@ -52,7 +52,7 @@ METHODS = {
     '#CC79A7',
     'D',
   ),
-  'magnitude': Method(
+  'magnitude_l2': Method(
     'magnitude', 'a cut by weight magnitude', 'cuts by weight magnitude', '#E69F00', 'P'
   ),
   'one_temperature': Method(
