@@ -49,6 +49,8 @@ def find(
     name, kind = _name(members[0], leaf_names, num_params, analysis)
     if kind == 'channel' and weighed[ids].any():
       kind = 'normalised'
+    elif kind == 'input' and weighed[ids].any():
+      why = why or 'a normaliser averages over positions of an input'
     found.append(groups.Group(groups.unique(name, taken), kind, len(ids), refused=why))
     taken.add(found[-1].name)
   members_of = groups.Members([g.name for g in found], owner[components], gate[components])

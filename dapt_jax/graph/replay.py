@@ -110,8 +110,9 @@ class Cut:
       dead = [i for i, v in enumerate(node.ins) if (index, i) in self.dead_edges or v in zero]
       if node.name in ('add', 'add_any') and dead:
         left = [v for i, v in enumerate(node.ins) if i not in dead]
-        if left and self.sizes(left[0]) == self.sizes(node.outs[0]):
-          env[node.outs[0]] = self._read(env, left[0])
+        if left:  # a number may be added to an array: then the zeros still give the shape
+          other = self._read(env, left[0])
+          env[node.outs[0]] = jnp.broadcast_to(other, self.sizes(node.outs[0]))
         else:
           zero.add(node.outs[0])
           env[node.outs[0]] = self._zeros(node.outs[0])
@@ -161,22 +162,25 @@ class Cut:
           gate = jnp.expand_dims(gate, [i for i in range(args[0].ndim) if i != axis])
           args = [_weigh(node.name, args[0], gate.astype(args[0].dtype)), *args[1:]]
     elif index in analysis.counts:
-      share = self._share(analysis.counts[index])
+      share = self._share(analysis.counts[index], args[0].dtype)
       args = [args[0], (args[1] * share).astype(args[1].dtype)]
     return args
 
-  def _share(self, index: int) -> Any:
+  def _share(self, index: int, dtype: Any) -> Any:
     """Part of the positions under a reduction that lives: their mean gate."""
     operand = self.analysis.axes[self.analysis.program.nodes[index].ins[0]]
     share: Any = 1.0
     for axis in self.analysis.weighed[index]:
       gate = self.weights(operand[axis]) if self.weights is not None else None
-      share *= (~self.dead[operand[axis]]).mean() if gate is None else jnp.mean(gate)
-    return share
+      share *= (~self.dead[operand[axis]]).mean() if gate is None else gate.astype(dtype).mean()
+    return jnp.where(share > 0, share, 1.0)  # the mean of nothing is zero
 
 
 def _weigh(name: str, x: Any, gate: Any) -> Any:
   if name == 'reduce_sum':
     return x * gate
-  least = -jnp.inf if name == 'reduce_max' else jnp.inf
-  return jnp.where(gate > 0, x, jnp.asarray(least, x.dtype))
+  if jnp.issubdtype(x.dtype, jnp.inexact):
+    ends = (-jnp.inf, jnp.inf)
+  else:
+    ends = (jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max)
+  return jnp.where(gate > 0, x, jnp.asarray(ends[name == 'reduce_min'], x.dtype))

@@ -26,7 +26,9 @@ def _broadcast(ctx, node, ins):
     axes.append(ctx.space.fresh(size))
     if i is not None:
       rules.drop(ctx, ins[0][i], 'broadcast')
-  origins = [where.get(d, -1) for d in range(len(shape))]
+  # An axis of one that is repeated shows no axis of the parameter: its positions are all the same.
+  whole = {d for d, i in where.items() if len(ins[0][i]) == shape[d]}
+  origins = [where[d] if d in whole else -1 for d in range(len(shape))]
   rules.move_views(ctx, node.ins[0], node.outs[0], origins)
   return [tuple(axes)]
 
@@ -126,7 +128,11 @@ def _keep_views(ctx, node, runs):
   behind = {j: a for a, b in runs for j in b}
   views = []
   for view in ctx.views(node.ins[0]):
-    mapped = [tuple(o for i in behind[j] for o in view.axes[i]) for j in range(len(behind))]
+    mapped = [
+      # A merged axis that starts anew has no labels of the parameter: it cannot carry gates.
+      () if (node.outs[0], j) in ctx.sources else tuple(o for i in behind[j] for o in view.axes[i])
+      for j in range(len(behind))
+    ]
     views.append(rules.View(view.parameter, tuple(mapped)))
   ctx.set_views(node.outs[0], views)
 
