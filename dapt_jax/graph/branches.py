@@ -66,7 +66,7 @@ class _Finder:
   def __init__(self, analysis: analysis_lib.Analysis, parameters: set[int]) -> None:
     self.analysis = analysis
     self.program = analysis.program
-    self.uses = program_lib.uses(self.program)
+    self.uses = self.program.users
     self.outputs = set(self.program.outputs)
     self.maker = {v: i for i, n in enumerate(self.program.nodes) for v in n.outs}
     self.parameters = parameters

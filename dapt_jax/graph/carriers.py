@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import reshapes
 
 if TYPE_CHECKING:
@@ -40,22 +39,18 @@ def find(analysis: Analysis, value: int, axis: int) -> Found:
   Returns:
     {(parameter value, axis)}: multiplying all of them by g along the axis multiplies `value` by g.
   """
-  makers = {v: n for n in analysis.program.nodes for v in n.outs}
-  found = _search(analysis, makers, value, axis)
-  return found or set()
+  return _search(analysis, value, axis) or set()
 
 
-def _search(
-  analysis: Analysis, makers: dict[int, program_lib.Node], value: int, axis: int
-) -> Found | None:
+def _search(analysis: Analysis, value: int, axis: int) -> Found | None:
   views = analysis.views(value)
   if views:
     ends = {(v.parameter, a) for v in views for a in v.axes[axis]}
     return ends if all(v.axes[axis] for v in views) else None
-  node = makers.get(value)
+  node = analysis.program.makers.get(value)
   if node is None or not analysis.depends_on_input(value):
     return None
-  go = lambda operand, a: _search(analysis, makers, node.ins[operand], a)
+  go = lambda operand, a: _search(analysis, node.ins[operand], a)
   if node.name in _SAME:
     return go(0, axis)
   if node.name == 'transpose':

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,41 +13,42 @@ if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-  """Gates that stay or go together.
+class Chunks(NamedTuple):
+  """The chunks of a group, best first.
 
   Attributes:
-    group: their group.
-    kind: chunks of equal kind are of the same group and occur on the same axes.
-    index: i64[n], the gates.
-    priority: mean logit.
+    of_gate: i64[width], number of the chunk of every gate; -1 for gates that are not alive.
+    priority: f64[n], mean logit.
+    kind: i64[n], chunks of equal kind occur on the same axes.
   """
 
-  group: str
-  kind: tuple[str, int]
-  index: np.ndarray
-  priority: float
+  of_gate: np.ndarray
+  priority: np.ndarray
+  kind: np.ndarray
 
 
-def of_group(
-  logits: np.ndarray, alive: np.ndarray, group: groups.Group, round_to: int
-) -> list[Chunk]:
-  """The chunks of those gates of a group that are alive (bool[width]), best first."""
+def of_group(logits: np.ndarray, alive: np.ndarray, group: groups.Group, round_to: int) -> Chunks:
+  """The chunks of those gates of a group that are alive (bool[width])."""
   whole = group.kind in ('branch', 'link')
   classes = np.zeros(group.width, int) if whole else group.classes
   size = 1 if whole else round_to
-  out = []
+  of_gate, count = np.full(group.width, -1), 0
+  means, kinds = [np.zeros(0)], [np.zeros(0, int)]
   for number in range(int(classes.max(initial=-1)) + 1):
     mine = np.flatnonzero((classes == number) & alive)
-    order = mine[np.argsort(-logits[mine], kind='stable')]
-    starts = np.arange(0, len(order), size)
     if not len(mine):
       continue
-    means = np.add.reduceat(logits[order], starts) / np.diff(np.append(starts, len(order)))
-    for start, mean in zip(starts.tolist(), means.tolist()):
-      out.append(Chunk(group.name, (group.name, number), order[start : start + size], mean))
-  return sorted(out, key=lambda c: -c.priority)
+    order = mine[np.argsort(-logits[mine], kind='stable')]
+    starts = np.arange(0, len(order), size)
+    of_gate[order] = count + np.arange(len(order)) // size
+    means.append(np.add.reduceat(logits[order], starts) / np.diff(np.append(starts, len(order))))
+    kinds.append(np.full(len(starts), number))
+    count += len(starts)
+  priority, kind = np.concatenate(means), np.concatenate(kinds)
+  best = np.argsort(-priority, kind='stable')
+  rank = np.argsort(best, kind='stable')
+  of_gate[of_gate >= 0] = rank[of_gate[of_gate >= 0]]
+  return Chunks(of_gate, priority[best], kind[best])
 
 
 def threshold(
@@ -61,10 +61,7 @@ def threshold(
   gates = {}
   for name, values in logits.items():
     size = choice.value_for(round_to, name, 1)
-    if size == 1:
-      gates[name] = ((values > 0) & alive[name]).astype(np.float32)
-      continue
-    gates[name] = np.zeros(len(values), np.float32)
-    for chunk in of_group(values, alive[name], graph.groups[name], size):
-      gates[name][chunk.index] = chunk.priority > 0
+    found = of_group(values, alive[name], graph.groups[name], size)
+    stays = np.append(found.priority > 0, False)  # the last entry is that of gates not alive
+    gates[name] = stays[found.of_gate].astype(np.float32)
   return gates

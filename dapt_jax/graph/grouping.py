@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import groups, labels
@@ -121,23 +123,16 @@ def _seed_axes(analysis, num_params):
 
 def _merge_axes(component_sets, size):
   """Union of axes that share a component: group number of every axis, in order of appearance."""
-  parent = list(range(len(component_sets)))
-
-  def root(i):
-    while parent[i] != i:
-      parent[i] = parent[parent[i]]
-      i = parent[i]
-    return i
-
-  holder = np.full(size, -1)
-  for i, ids in enumerate(component_sets):
-    for j in sorted(set(holder[ids].tolist())):
-      if j >= 0:
-        a, b = root(j), root(i)
-        parent[max(a, b)] = min(a, b)
-    holder[ids] = i
+  if not component_sets:
+    return []
+  count = len(component_sets)
+  rows = np.repeat(np.arange(count), [len(c) for c in component_sets])
+  cols = count + np.concatenate(component_sets)
+  shape = (count + size, count + size)
+  shared = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, cols)), shape=shape)
+  union = csgraph.connected_components(shared, directed=False)[1][:count]
   numbers: dict[int, int] = {}
-  return [numbers.setdefault(root(i), len(numbers)) for i in range(len(component_sets))]
+  return [numbers.setdefault(u, len(numbers)) for u in union.tolist()]
 
 
 def _first_seen(ids):

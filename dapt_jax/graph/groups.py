@@ -60,9 +60,8 @@ class Group:
     the group.
     """
     distinct = {s.index.tobytes(): s.index for s in self.slices}
-    sets = {tuple(sorted(set(index.tolist()))) for index in distinct.values()}
-    whole = tuple(range(self.width))
-    return [np.array(s) for s in sorted(sets or {whole}, key=lambda s: (len(s), s))]
+    sets = {u.tobytes(): u for u in (np.unique(i) for i in distinct.values())}
+    return sorted(sets.values() or [np.arange(self.width)], key=lambda u: (len(u), u.tolist()))
 
   @functools.cached_property
   def classes(self) -> np.ndarray:
@@ -70,7 +69,9 @@ class Group:
     occurs = np.zeros((self.width, len(self.layers)), bool)
     for number, layer in enumerate(self.layers):
       occurs[layer, number] = True
-    return np.unique(occurs, axis=0, return_inverse=True)[1].reshape(-1)
+    packed = np.ascontiguousarray(np.packbits(occurs, axis=1))
+    rows = packed.view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
+    return np.unique(rows, return_inverse=True)[1].reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,12 @@ class Members:
 
   def dead(self, gates: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool[labels]: positions whose gate is zero."""
-    dead = np.zeros(len(self.owner), bool)
-    for number, name in enumerate(self.names):
-      if name in gates:
-        mine = self.owner == number
-        dead[mine] = gates[name][self.gate[mine]] == 0
+    widths = [len(gates[n]) if n in gates else 0 for n in self.names]
+    starts = np.append(np.cumsum(widths) - widths, -1)  # the last entry is that of no group
+    given = np.append([w > 0 for w in widths], False)
+    closed = np.concatenate([np.asarray(gates[n]) == 0 for n in self.names if n in gates] or [[]])
+    dead = given[self.owner]
+    dead[dead] = closed[(starts[self.owner] + self.gate)[dead]]
     return dead
 
 

@@ -82,6 +82,20 @@ class Program:
   inputs: list[int]
   outputs: list[int]
 
+  @functools.cached_property
+  def makers(self) -> dict[int, Node]:
+    """Value number -> the node that makes it."""
+    return {v: node for node in self.nodes for v in node.outs}
+
+  @functools.cached_property
+  def users(self) -> dict[int, list[int]]:
+    """Value number -> indices of the nodes that read it."""
+    out: dict[int, list[int]] = {}
+    for index, node in enumerate(self.nodes):
+      for value in node.ins:
+        out.setdefault(value, []).append(index)
+    return out
+
   def shape(self, value: int) -> tuple[int, ...]:
     """Shape of a value."""
     return tuple(self.avals[value].shape)
@@ -155,15 +169,6 @@ def _is_jaxpr(value: Any) -> bool:
   return isinstance(value, (jex_core.Jaxpr, jex_core.ClosedJaxpr))
 
 
-def uses(program: Program) -> dict[int, list[int]]:
-  """Value number -> indices of the nodes that read it."""
-  out: dict[int, list[int]] = {}
-  for index, node in enumerate(program.nodes):
-    for value in node.ins:
-      out.setdefault(value, []).append(index)
-  return out
-
-
 def needed(
   program: Program,
   results: Collection[int],
@@ -186,14 +191,13 @@ def needed(
 
 def nearest(program: Program, value: int, among: Collection[int]) -> set[int]:
   """The members of `among` that `value` is computed from directly, or `value` itself."""
-  maker = {v: node for node in program.nodes for v in node.outs}
   out, open_values, seen = set(), [value], {value}
   while open_values:
     v = open_values.pop()
     if v in among:
       out.add(v)
-    elif v in maker:
-      fresh = [u for u in maker[v].ins if u not in seen]
+    elif v in program.makers:
+      fresh = [u for u in program.makers[v].ins if u not in seen]
       seen.update(fresh)
       open_values += fresh
   return out
@@ -215,7 +219,7 @@ def scalar(program: Program, value: int) -> float | None:
   if value in program.constants:
     constant = np.asarray(program.constants[value])
     return float(constant.reshape(())) if constant.dtype.kind in 'iufb' else None
-  node = next((n for n in program.nodes if value in n.outs), None)
+  node = program.makers.get(value)
   if node is None or node.name not in _FOLDED:
     return None
   ins = [scalar(program, v) for v in node.ins]
@@ -230,12 +234,13 @@ def divisions(program: Program, total: int, size: int) -> list[int]:
     total: value number of the sum.
     size: number of positions summed.
   """
-  found, seen = [], {total}
-  for index, node in enumerate(program.nodes):
-    if seen.isdisjoint(node.ins):
-      continue
-    if node.name in _MOVES:
-      seen.update(node.outs)
-    elif node.name == 'div' and node.ins[0] in seen and scalar(program, node.ins[1]) == size:
-      found.append(index)
+  found, open_values = [], [total]
+  while open_values:
+    value = open_values.pop()
+    for index in program.users.get(value, ()):
+      node = program.nodes[index]
+      if node.name in _MOVES:
+        open_values += node.outs
+      elif node.name == 'div' and node.ins[0] == value and scalar(program, node.ins[1]) == size:
+        found.append(index)
   return found

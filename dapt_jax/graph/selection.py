@@ -93,22 +93,26 @@ class Selection:
     self.graph = graph
     self.limits = limits
     self.limit = limits.budget * graph.total(limits.unit) * (1 + 1e-9)
-    found = [
-      chunk
-      for name, values in logits.items()
-      for chunk in chunks.of_group(values, alive[name], graph.groups[name], limits.chunk(name))
-    ]
-    self.chunks = sorted(found, key=lambda c: -c.priority)
-    kinds: dict[tuple[str, int], int] = {}
-    self.kind = np.array([kinds.setdefault(c.kind, len(kinds)) for c in self.chunks], int)
+    names = list(logits)
+    found = [chunks.of_group(logits[n], alive[n], graph.groups[n], limits.chunk(n)) for n in names]
+    sizes = [len(c.priority) for c in found]
+    owner = np.repeat(np.arange(len(names)), sizes)
+    priority = np.concatenate([c.priority for c in found])
+    best = np.argsort(-priority, kind='stable')
+    rank = np.append(np.argsort(best, kind='stable'), len(best))
     # Gates that are not alive have a number behind the last chunk, which no set contains.
-    self.chunk_of = {n: np.full(len(t), len(self.chunks)) for n, t in logits.items()}
-    for number, chunk in enumerate(self.chunks):
-      self.chunk_of[chunk.group][chunk.index] = number
-    branch = np.array([graph.groups[c.group].kind == 'branch' for c in self.chunks], bool)
-    self.branch = branch
-    self.closed = branch & np.array([c.priority <= 0 for c in self.chunks], bool)
-    self.on = np.zeros(len(self.chunks), bool)
+    self.chunk_of = {
+      n: np.where(c.of_gate < 0, len(best), rank[c.of_gate + end - size])
+      for n, c, size, end in zip(names, found, sizes, np.cumsum(sizes))
+    }
+    self.priority = priority[best]
+    kinds: dict[tuple[int, int], int] = {}
+    pairs = zip(owner[best].tolist(), np.concatenate([c.kind for c in found])[best].tolist())
+    self.kind = np.array([kinds.setdefault(pair, len(kinds)) for pair in pairs], int)
+    of_branch = np.array([graph.groups[n].kind == 'branch' for n in names], bool)
+    self.branch = branch = of_branch[owner[best]]
+    self.closed = branch & (self.priority <= 0)
+    self.on = np.zeros(len(best), bool)
     self.must = branch & ~self.closed if limits.keep_branches else self.on.copy()
     self.evaluations = 0
 
@@ -225,7 +229,7 @@ class Selection:
     taken. False if none makes it smaller.
     """
     start, best, gap = self.on, self.on, self.gap()
-    certainty = {n: abs(self.chunks[n].priority) for n in np.flatnonzero(self.branch).tolist()}
+    certainty = {n: abs(self.priority[n]) for n in np.flatnonzero(self.branch).tolist()}
     ranked = sorted(certainty, key=lambda n: certainty[n])
     some = [[n for n in ranked if start[n] == is_on][: _MOST_FREE // 2] for is_on in (True, False)]
     free = ranked if len(ranked) <= _MOST_FREE else some[0] + some[1]

@@ -80,7 +80,8 @@ def efficientnet_lite0(
     if key is None:
       raise ValueError("head='fresh' draws a dense layer: give a key, e.g. jax.random.key(0)")
     shapes = jax.eval_shape(model.init, key)
-    variables['params']['head'] = layers.draw(shapes['params']['head'], key)
+    drawn = layers.draw({'head': shapes['params']['head']}, key)
+    variables['params']['head'] = drawn['head']
   return model, variables
 
 

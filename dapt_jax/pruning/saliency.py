@@ -6,7 +6,8 @@ that a criterion has nothing to say about are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,8 +46,10 @@ def magnitude(graph: ChannelGraph, params: Params, order: int) -> Saliency:
     if group.carriers:
       flat = np.concatenate([np.ravel(leaves[i]) for i in group.carriers])
       powers += np.abs(flat) ** order if group.kind == 'link' else (np.abs(flat) ** order).sum()
-    for index, rows in _filters(leaves, group):
-      np.add.at(powers, index, (np.abs(rows) ** order).sum(1))
+    for piece in _filters(group):
+      np.add.at(
+        powers, piece.index, _powers(leaves[piece.leaf], piece.axis, order)[piece.positions]
+      )
     out[name] = powers ** (1.0 / order)
   return out
 
@@ -110,9 +113,11 @@ def fpgm(graph: ChannelGraph, params: Params, alive: Mapping[str, np.ndarray]) -
     if group.carriers:
       continue
     out[name] = np.zeros(group.width)
-    for index, rows in _filters(leaves, group):
-      others = rows[alive[name][index]]
-      np.add.at(out[name], index, distance.cdist(rows, others).sum(1))
+    for piece in _filters(group):
+      array = np.moveaxis(leaves[piece.leaf], piece.axis, 0)
+      rows = array.reshape(len(array), -1)[piece.positions]
+      others = rows[alive[name][piece.index]]
+      np.add.at(out[name], piece.index, distance.cdist(rows, others).sum(1))
   return out
 
 
@@ -183,13 +188,20 @@ def _open(graph: ChannelGraph) -> Gates:
 
 
 def _leaves(graph: ChannelGraph, params: Params) -> list[np.ndarray]:
-  return [np.asarray(leaf, np.float64) for leaf in graph.tree.flatten_whole(params)]
+  leaves = [np.asarray(leaf) for leaf in graph.tree.flatten_whole(params)]
+  narrow = ('bfloat16', 'float16')
+  return [x.astype(np.float32) if x.dtype.name in narrow else x for x in leaves]
 
 
-def _filters(
-  leaves: Sequence[np.ndarray], group: groups.Group
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(gates i64[n], their slices f64[n, entries]) of every writer of a group, or of every reader."""
-  for piece in group.touching('write') or group.touching('read'):
-    array = np.moveaxis(leaves[piece.leaf], piece.axis, 0)
-    yield piece.index, array.reshape(len(array), -1)[piece.positions]
+def _powers(array: np.ndarray, axis: int, order: int) -> np.ndarray:
+  """Sum of |entry|^order over all axes but one, f64[size of it], in one pass."""
+  parts = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], -1)
+  if order == 1:
+    return np.abs(parts).sum((0, 2), dtype=np.float64)
+  # Sums of squares run in the precision of the weights; over the first axis in double.
+  return np.einsum('anb,anb->an', parts, parts).sum(0, dtype=np.float64)
+
+
+def _filters(group: groups.Group) -> Sequence[groups.Slices]:
+  """The slices that write a group, or those that read it where none does."""
+  return group.touching('write') or group.touching('read')
