@@ -219,7 +219,7 @@ def _clipped(h, factor, scale, mask):
 
 
 def _clipped_back(factor, saved, g):
-  h, scale, mask = saved
+  h, scale, _ = saved
   axes = tuple(range(h.ndim - 1))
   return factor * jnp.clip(g, -0.1, 0.1) * scale, (g * h).sum(axes), None
 
@@ -234,7 +234,7 @@ def _step(h):
 
 @_step.defjvp
 def _step_jvp(primals, tangents):
-  return _step(primals[0]), tangents[0] * jnp.exp(-primals[0] ** 2)
+  return _step(primals[0]), tangents[0] * jnp.exp(-(primals[0] ** 2))
 
 
 def custom(net, x):

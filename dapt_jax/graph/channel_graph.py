@@ -213,10 +213,21 @@ class ChannelGraph:
     shapes = tree_lib.shapes_of(tuple(inputs))
     key = tree_lib.signature(shapes)
     if key not in self._siblings:
-      self._siblings[key] = ChannelGraph(
-        self.apply_fn, self.tree.param_shapes, shapes, self.levels, self.choice
-      )
+      other = ChannelGraph(self.apply_fn, self.tree.param_shapes, shapes, self.levels, self.choice)
+      for name, group in self.gated_groups.items():
+        if name not in other.gated_groups or other.gated_groups[name].width != group.width:
+          raise ValueError(
+            f'group {name!r} is another one for inputs of shapes {_shapes(shapes)} than for '
+            f'{_shapes(self.tree.input_shapes)}, which were traced: the function cuts its axes up '
+            'differently there; trace it with inputs like these (a batch of 2 says more than one '
+            'of 1)'
+          )
+      self._siblings[key] = other
     return self._siblings[key]
+
+
+def _shapes(inputs: Any) -> str:
+  return ', '.join(str(x.shape) for x in jax.tree.leaves(inputs))
 
 
 def _common_path(names: Sequence[str]) -> str:

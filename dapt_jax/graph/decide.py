@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dapt_jax.graph import chunks, cost, gating, selection
+from dapt_jax.graph import choice, chunks, cost, gating, selection
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.types import Gates
 
@@ -63,7 +63,7 @@ def decide(
       network, or an architecture that would cut a path through; the message names the layer.
   """
   _check(graph, theta, budget, unit)
-  _check_limits(round_to, min_width, max_cut)
+  _check_limits(graph, round_to, min_width, max_cut)
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
   alive = _alive(graph, logits, within)
   if budget is None:
@@ -138,11 +138,14 @@ def _check(
 
 
 def _check_limits(
+  graph: ChannelGraph,
   round_to: int | Mapping[str, int],
   min_width: int | Mapping[str, int],
   max_cut: float | Mapping[str, float],
 ) -> None:
   for name, setting in (('round_to', round_to), ('min_width', min_width), ('max_cut', max_cut)):
+    if isinstance(setting, Mapping):
+      choice.check(name, setting, graph.gated_groups)
     for value in setting.values() if isinstance(setting, Mapping) else (setting,):
       if name == 'max_cut' and not 0.0 <= value <= 1.0:
         raise ValueError(f'max_cut is {value!r}; it is a share of an axis and must lie in [0, 1]')

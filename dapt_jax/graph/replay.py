@@ -179,8 +179,5 @@ class Cut:
 def _weigh(name: str, x: Any, gate: Any) -> Any:
   if name == 'reduce_sum':
     return x * gate
-  if jnp.issubdtype(x.dtype, jnp.inexact):
-    ends = (-jnp.inf, jnp.inf)
-  else:
-    ends = (jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max)
-  return jnp.where(gate > 0, x, jnp.asarray(ends[name == 'reduce_min'], x.dtype))
+  least = -jnp.inf if name == 'reduce_max' else jnp.inf
+  return jnp.where(gate > 0, x, jnp.asarray(least, x.dtype))
