@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import cost, labels, liveness
+from dapt_jax.graph import bytes_terms, cost, labels, liveness
 from dapt_jax.graph import program as program_lib
 
 if TYPE_CHECKING:
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
 
 
 def build(graph: ChannelGraph) -> cost.CostModel:
-  """The cost model of a graph: multiply-accumulates of its contractions, sizes of its parameters.
+  """The cost model of a graph: MACs of its contractions, sizes of its parameters, bytes moved.
 
-  Element-wise work, pooling and reductions count nothing, as is the custom for MACs.
+  Element-wise work, pooling and reductions count no MACs, as is the custom.
   """
   return _Reader(graph).build()
+
+
+def counter(graph: ChannelGraph) -> Callable[[np.ndarray], cost.Count]:
+  """The function from the labels of an axis to its live positions."""
+  return _Reader(graph)._count
 
 
 class _Reader:
@@ -50,7 +56,12 @@ class _Reader:
       for value, leaf in self.leaf.items()
       if self.graph.tree.counted[leaf]
     ]
-    return cost.CostModel({'macs': macs, 'params': params}, self.live)
+    moved = [
+      term
+      for index, alive in enumerate(self.live.of_node)
+      for term in bytes_terms.of_node(self.graph.analysis, index, self._count, alive)
+    ]
+    return cost.CostModel({'macs': macs, 'params': params, 'bytes': moved}, self.live)
 
   def _count(self, label: np.ndarray) -> cost.Count:
     found = self.known.get(id(label))
