@@ -100,6 +100,8 @@ def search(
     'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
     'model': config.model.to_dict(),
   }
+  if config.search.unit == 'latency':
+    recorded['latency'] = {'batch_size': config.latency.batch_size}
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():

@@ -24,6 +24,7 @@ from dapt_jax.graph import (
   stopwatch,
   timings,
 )
+from dapt_jax.graph import program as program_lib
 from dapt_jax.graph.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Whole cut networks that the fit is made on.
 _NETWORKS = 8
+#: How strongly the terms of the fit beside the layers are drawn to zero.
+_RIDGE = 0.3
 _SUM = latency.Fit(1.0, 0.0, 0.0, 0.0)
 
 
@@ -147,25 +150,35 @@ def _plan(analysis: analysis_lib.Analysis, index: int, count: Any, cut: replay.C
   def function(*args: Any) -> Any:
     return rule.replay(cut, node, args) if rule.replay else cut.bind(node, args, node.params)
 
-  found: list[tuple[cost.Count, dict[tuple[int, int], int]]] = []
-  axes = [
-    (count(label), (operand, axis))
-    for operand, value in enumerate(node.ins)
-    for axis, label in enumerate(analysis.labels_of(value))
-  ]
-  for width, place in sorted((a for a in axes if a[0].parts), key=lambda a: a[0].size):
-    twin = next((f for f in found if _proportional(width, f[0])), None)
-    if twin is None:
-      found.append((width, {place: 1}))
-    else:
-      twin[1][place] = round(width.size / twin[0].size)
-  found.sort(key=lambda f: min(f[1]))
+  found = _widths(analysis, node, count)
   shapes = tuple(jax.ShapeDtypeStruct(program.shape(v), program.avals[v].dtype) for v in node.ins)
   job = stopwatch.Job(function, shapes)
   places = tuple(f[1] for f in found[:2])
   name = timings.signature(job, [sorted(p.items()) for p in places])
   counts = tuple(f[0] for f in found)
   return _Plan(index, counts[:2], counts[2:], places, job, f'{node.name}-{name}')
+
+
+def _widths(
+  analysis: analysis_lib.Analysis, node: program_lib.Node, count: Any
+) -> list[tuple[cost.Count, dict[tuple[int, int], int]]]:
+  """The live widths of a primitive's operands, and the axes that have (a multiple of) each.
+
+  Axes that are joined, as the inputs of a convolution and those of its kernel, have one width.
+  """
+  axes = [
+    (count(label), (operand, axis))
+    for operand, value in enumerate(node.ins)
+    for axis, label in enumerate(analysis.labels_of(value))
+  ]
+  found: list[tuple[cost.Count, dict[tuple[int, int], int]]] = []
+  for width, place in sorted((a for a in axes if a[0].parts), key=lambda a: a[0].size):
+    twin = next((f for f in found if _proportional(width, f[0])), None)
+    if twin is None:
+      found.append((width, {place: 1}))
+    else:
+      twin[1][place] = round(width.size / twin[0].size)
+  return sorted(found, key=lambda f: min(f[1]))
 
 
 def _proportional(many: cost.Count, few: cost.Count) -> bool:
@@ -183,7 +196,7 @@ def _layer(plan: _Plan, seconds: Sequence[float], live: liveness.Liveness) -> la
   """The table of a plan's times."""
   table = np.reshape(seconds, [len(k.widths) for k in plan.knots])
   alive = live.of_node[plan.node]
-  return latency.Layer(plan.name, plan.counts, plan.rest, alive, plan.knots, table)
+  return latency.Layer(plan.name, plan.counts, plan.rest, alive, table)
 
 
 def _network(
@@ -197,11 +210,16 @@ def _network(
 def _fit(
   model: latency.LatencyModel, archs: Sequence[Architecture], seconds: Sequence[float]
 ) -> latency.Fit:
-  """Fits the sum of the layers to whole cut networks, by least squares of relative errors."""
+  """Fits the sum of the layers to whole cut networks, by least squares of relative errors.
+
+  All but the scale of the layers is drawn to zero: a few noisy networks cannot tell much more.
+  """
   parts = np.array([(*model.parts(a.masks(), np), 1.0) for a in archs])
-  sizes = parts.max(axis=0)  # columns of about equal size
+  sizes = parts.mean(axis=0)
   relative = parts / sizes / np.asarray(seconds)[:, None]
-  found = optimize.nnls(relative, np.ones(len(archs)))[0] / sizes
+  draw = np.sqrt(_RIDGE) * np.mean(1 / np.asarray(seconds)) * np.eye(4)[1:]
+  wanted = np.concatenate([np.ones(len(archs)), np.zeros(3)])
+  found = optimize.nnls(np.concatenate([relative, draw]), wanted)[0] / sizes
   return latency.Fit(*found.tolist())
 
 

@@ -120,12 +120,13 @@ class CostModel:
   Attributes:
     terms: {unit: the terms of its sum}.
     live: liveness of the values of the program.
+    measured: {unit: model of a unit that is no sum of terms}.
   """
 
   def __init__(self, terms: dict[str, list[Term]], live: liveness.Liveness) -> None:
     self.terms = terms
     self.live = live
-    self._measured: dict[str, Measured] = {}
+    self.measured: dict[str, Measured] = {}
     self._counts: list[Count] = []
     self._numbers: dict[Any, int] = {}
     gated = {t.links.group for ts in terms.values() for t in ts if t.links is not None}
@@ -144,7 +145,7 @@ class CostModel:
   def with_unit(self, unit: str, model: Measured) -> CostModel:
     """A copy with another unit."""
     out = copy.copy(self)
-    out._measured = {**self._measured, unit: model}
+    out.measured = {**self.measured, unit: model}
     out._totals = {**self._totals, unit: float(model.absolute({}, np))}
     return out
 
@@ -181,8 +182,8 @@ class CostModel:
     """
     if xp is np:
       gates = {n: np.asarray(g, np.float64) for n, g in gates.items()}
-    if unit in self._measured:
-      return self._measured[unit].absolute(gates, xp)
+    if unit in self.measured:
+      return self.measured[unit].absolute(gates, xp)
     if unit not in self.terms:
       self.check(unit)
     alive = self.live.evaluate(gates)

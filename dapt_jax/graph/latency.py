@@ -14,13 +14,13 @@ and a width within one channel of a multiple of 8 blends the two.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import cost, liveness
+from dapt_jax.graph import cost
 
 #: Channels that fill a vector, in float32 on common processors.
 VECTOR = 8
@@ -42,7 +42,7 @@ class Knots:
   def of(cls, size: int) -> Knots:
     """At most six knots from 1 to the size of an axis, the size included."""
     most = size // VECTOR
-    even = {VECTOR * n for n in (1, round(most / 2), most) if n}
+    even = {VECTOR * n for n in (1, round(most / 2), most) if 0 < n <= most}
     odd = {1, max(1, round(size / 3))}
     odd.add(size - 1 if size % VECTOR == 0 else size)
     return cls(tuple(sorted(even)), tuple(sorted(n + (n % VECTOR == 0) for n in odd)))
@@ -82,11 +82,10 @@ class Layer:
   """A timed primitive of the network.
 
   Attributes:
-    name: of the primitive, for tables.
+    name: of the primitive and its program, equal for layers that share a table.
     counts: live widths of the axes of its table: none, one or two.
     rest: live widths of further axes, to which the time is taken to be proportional.
     alive: number of its liveness expression.
-    knots: of the axes of the table.
     seconds: f64[knots of the first axis, of the second], no axis where there is no count.
   """
 
@@ -94,17 +93,7 @@ class Layer:
   counts: tuple[cost.Count, ...]
   rest: tuple[cost.Count, ...]
   alive: int
-  knots: tuple[Knots, ...]
   seconds: np.ndarray
-
-  def evaluate(self, widths: Mapping[Any, Any], xp: Any) -> Any:
-    """Seconds at these widths (by `Count.key`), branches not looked at."""
-    out: Any = self.seconds
-    for knots, count in zip(self.knots, self.counts):
-      out = xp.tensordot(knots.weights(widths[count.key()], xp), out, 1)
-    for count in self.rest:
-      out = out * widths[count.key()] / count.size
-    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,19 +115,33 @@ class LatencyModel:
     bytes_model: cost model of the graph at the batch that was timed.
   """
 
-  def __init__(self, layers: list[Layer], fit: Fit, bytes_model: cost.CostModel) -> None:
+  def __init__(self, layers: Sequence[Layer], fit: Fit, bytes_model: cost.CostModel) -> None:
     self.layers = layers
     self.fit = fit
     self.bytes_model = bytes_model
-    self._live: liveness.Liveness = bytes_model.live
-    self._counts = {c.key(): c for layer in layers for c in (*layer.counts, *layer.rest)}
+    self._axes: dict[Any, tuple[cost.Count, Knots]] = {}
+    self._keys = [[self._axis(c) for c in (*x.counts, *x.rest)] for x in layers]
+
+  def _axis(self, count: cost.Count) -> Any:
+    """Key of a width that layers share."""
+    key = count.key()
+    self._axes.setdefault(key, (count, Knots.of(round(count.size))))
+    return key
 
   def parts(self, gates: Mapping[str, Any], xp: Any = jnp) -> tuple[Any, Any, Any]:
     """(sum of the layers in seconds, bytes moved, number of living layers)."""
-    alive = self._live.evaluate(gates)
-    widths = {key: count.evaluate(gates, xp) for key, count in self._counts.items()}
-    seconds = sum(alive[layer.alive] * layer.evaluate(widths, xp) for layer in self.layers)
-    living = sum(alive[layer.alive] for layer in self.layers)
+    alive = self.bytes_model.live.evaluate(gates)
+    widths = {key: count.evaluate(gates, xp) for key, (count, _) in self._axes.items()}
+    weights = {key: knots.weights(widths[key], xp) for key, (_, knots) in self._axes.items()}
+    seconds, living = 0.0, 0.0
+    for layer, keys in zip(self.layers, self._keys):
+      own: Any = layer.seconds
+      for key in keys[: len(layer.counts)]:
+        own = xp.tensordot(weights[key], own, 1)
+      for key, count in zip(keys[len(layer.counts) :], layer.rest):
+        own = own * widths[key] / count.size
+      seconds = seconds + alive[layer.alive] * own
+      living = living + alive[layer.alive]
     return seconds, self.bytes_model.absolute(gates, 'bytes', xp), living
 
   def absolute(self, gates: Mapping[str, Any], xp: Any = jnp) -> Any:

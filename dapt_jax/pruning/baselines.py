@@ -43,7 +43,7 @@ def make(
       logits permuted within layers), 'magnitude' (of the weights of a trained network).
     graph: from `dapt.trace`.
     budget: share of the whole network's cost; without effect on 'dense' and 'same_counts'.
-    unit: 'macs' or 'params'.
+    unit: one of `graph.UNITS`.
     key: for the random ones.
     theta: learned logits, for 'same_counts' and 'shuffled'.
     params: trained weights, for 'magnitude'.
@@ -107,7 +107,7 @@ def random_architecture(
     graph: from `dapt.trace`.
     key: of the draws.
     budget: share of the whole network's cost.
-    unit: 'macs' or 'params'.
+    unit: one of `graph.UNITS`.
     **options: passed to `graph.decide`.
 
   Returns:
