@@ -111,6 +111,8 @@ def search(
   metrics: Mapping[str, Any] = {}
   if criterion != 'gates':
     recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
+  if config.search.unit == 'latency':
+    recorded['latency'] = {'batch_size': config.latency.batch_size}
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():

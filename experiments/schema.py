@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from dapt_jax import gates, pruning
-from dapt_jax.graph import LEVELS
+from dapt_jax.graph import LEVELS, UNITS
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
 
@@ -50,7 +50,7 @@ SCHEMA: config_lib.Schema = {
   'search.weights': Rule(str, choices=pruning.weights.NAMES),
   'search.relaxation': Rule(str, choices=gates.NAMES),
   'search.budgets': Rule(tuple, min=1, items=_share, help='shares of the whole network'),
-  'search.unit': Rule(str, choices=('macs', 'params')),
+  'search.unit': Rule(str, choices=UNITS, help='latency: at latency.batch_size, measured first'),
   'search.seeds': Rule(tuple, min=1, items=Rule(int, min=0)),
   'search.population': Rule(int, min=1, help='K, networks side by side'),
   'search.steps': Rule(int, min=1),

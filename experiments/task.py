@@ -12,6 +12,7 @@ import numpy as np
 import dapt_jax as dapt
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
+from dapt_jax.models import overrides
 from dapt_jax.transfer import protocol
 
 
@@ -88,6 +89,9 @@ def _network(config, source, source_test, targets, standardizer) -> Task:
   image = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
   levels = tuple(config.search.levels)
   graph = dapt.trace(traced.apply, shapes, image, levels=levels)
+  if config.search.unit == 'latency':
+    lowering = overrides.replay(in_loop=False)
+    graph = graph.calibrate(batch=config.latency.batch_size, overrides=lowering)
   train_graph = dapt.trace(traced.apply_train, shapes, image, levels=levels)
   return Task(source, source_test, targets, standardizer, traced, fast, graph, train_graph)
 

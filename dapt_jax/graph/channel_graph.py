@@ -15,6 +15,7 @@ from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import (
   architecture,
   branches,
+  calibrate,
   choice,
   cost,
   cost_terms,
@@ -163,7 +164,7 @@ class ChannelGraph:
 
     Args:
       gates: `{group: f32[width]}` in [0, 1]; groups left out count as open.
-      unit: 'macs' or 'params'.
+      unit: 'macs', 'params', 'bytes', or 'latency' on a graph from `calibrate`.
     """
     gating.check(self, gates)
     return self.cost_model.share(gates, unit)
@@ -171,6 +172,10 @@ class ChannelGraph:
   def total(self, unit: str = 'macs') -> float:
     """Cost of the whole network, for the example inputs that were traced."""
     return self.cost_model.total(unit)
+
+  def calibrate(self, **options: Any) -> ChannelGraph:
+    """A copy whose cost has the unit 'latency', measured here; see `calibrate.calibrate`."""
+    return calibrate.calibrate(self, **options)
 
   def decide(self, theta: Gates, **options: Any) -> architecture.Architecture:
     """Makes an `Architecture` out of gate logits; see `decide.decide`."""

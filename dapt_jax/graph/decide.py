@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dapt_jax.graph import choice, chunks, cost, gating, selection
+from dapt_jax.graph import choice, chunks, gating, selection
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.types import Gates
 
@@ -42,7 +42,7 @@ def decide(
     graph: from `trace`.
     theta: `{group: f32[width]}` gate logits; groups left out stay whole.
     budget: share of the whole network's cost, in (0, 1].
-    unit: 'macs' or 'params'.
+    unit: 'macs', 'params', 'bytes', or 'latency' on a graph from `calibrate`.
     round_to: keep multiples of this many channels on every axis (all of them is always allowed).
       The gates of a chunk stay or go together. Like the next two either one value for all groups
       or {regular expression: value}; the first expression found in a group's name counts.
@@ -55,7 +55,7 @@ def decide(
     provenance: stored with the architecture.
 
   Returns:
-    The architecture with its costs in every unit.
+    The architecture with its costs in every unit that the graph has.
 
   Raises:
     ValueError: for a budget outside (0, 1], an unknown unit, logits that do not fit or are not
@@ -111,7 +111,7 @@ def _alive(
 
 def _costs(graph: ChannelGraph, gates: Masks) -> dict[str, dict[str, float]]:
   out = {}
-  for unit in cost.UNITS:
+  for unit in graph.cost_model.units:
     whole = graph.total(unit)
     kept = float(graph.cost_model.absolute(gates, unit, np))
     out[unit] = {'whole': whole, 'kept': kept, 'share': kept / whole if whole else 1.0}
@@ -125,8 +125,7 @@ def _check(
   unit: str,
 ) -> None:
   gating.check(graph, theta)
-  if unit not in cost.UNITS:
-    raise ValueError(f'unit is {unit!r}; allowed are {list(cost.UNITS)}')
+  graph.cost_model.check(unit)
   if budget is not None and not 0.0 < budget <= 1.0:
     raise ValueError(
       f'budget is {budget!r}; it is a share of the whole network and must lie in (0, 1], '
