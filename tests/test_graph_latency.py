@@ -157,7 +157,7 @@ def test_even_widths_may_be_cheaper_than_their_neighbours():
 def test_a_bilinear_timer_is_predicted_exactly(name):
   graph, _ = _small(name)
   timed = graph.calibrate(batch=3, timer=_macs_clock)
-  wide = graph.retrace((jax.ShapeDtypeStruct((3, *nets.INPUT), jnp.float32),))
+  wide = graph.at((jax.ShapeDtypeStruct((3, *nets.INPUT), jnp.float32),))
   assert timed.total('latency') >= 1e-9 * wide.total('macs') * 0.999
   for seed in range(3):
     arch = nets.architecture(nets.random_gates(timed, seed))
