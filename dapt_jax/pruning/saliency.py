@@ -6,7 +6,8 @@ that a criterion has nothing to say about are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,14 +40,22 @@ def magnitude(graph: ChannelGraph, params: Params, order: int) -> Saliency:
     order: 1 or 2.
   """
   leaves = _leaves(graph, params)
+
+  @functools.cache
+  def slices(leaf: int, axis: int) -> np.ndarray:
+    """The sum over every slice, f64[size of the axis]."""
+    others = tuple(i for i in range(leaves[leaf].ndim) if i != axis)
+    return _power(leaves[leaf], order).sum(others, dtype=np.float64)
+
   out = {}
   for name, group in graph.gated_groups.items():
     powers = np.zeros(group.width)
     if group.carriers:
       flat = np.concatenate([np.ravel(leaves[i]) for i in group.carriers])
-      powers += np.abs(flat) ** order if group.kind == 'link' else (np.abs(flat) ** order).sum()
-    for index, rows in _filters(leaves, group):
-      np.add.at(powers, index, (np.abs(rows) ** order).sum(1))
+      entries = _power(flat, order)
+      powers += entries if group.kind == 'link' else entries.sum(dtype=np.float64)
+    for piece in _filters(group):
+      np.add.at(powers, piece.index, slices(piece.leaf, piece.axis)[piece.positions])
     out[name] = powers ** (1.0 / order)
   return out
 
@@ -110,9 +119,11 @@ def fpgm(graph: ChannelGraph, params: Params, alive: Mapping[str, np.ndarray]) -
     if group.carriers:
       continue
     out[name] = np.zeros(group.width)
-    for index, rows in _filters(leaves, group):
-      others = rows[alive[name][index]]
-      np.add.at(out[name], index, distance.cdist(rows, others).sum(1))
+    for piece in _filters(group):
+      array = np.moveaxis(leaves[piece.leaf], piece.axis, 0)
+      rows = array.reshape(len(array), -1)[piece.positions]
+      others = rows[alive[name][piece.index]]
+      np.add.at(out[name], piece.index, distance.cdist(rows, others).sum(1))
   return out
 
 
@@ -183,13 +194,16 @@ def _open(graph: ChannelGraph) -> Gates:
 
 
 def _leaves(graph: ChannelGraph, params: Params) -> list[np.ndarray]:
-  return [np.asarray(leaf, np.float64) for leaf in graph.tree.flatten_whole(params)]
+  """The parameters in single precision or better, as they are stored where they have it."""
+  arrays = [np.asarray(leaf) for leaf in graph.tree.flatten_whole(params)]
+  return [a.astype(np.promote_types(a.dtype, np.float32), copy=False) for a in arrays]
 
 
-def _filters(
-  leaves: Sequence[np.ndarray], group: groups.Group
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(gates i64[n], their slices f64[n, entries]) of every writer of a group, or of every reader."""
-  for piece in group.touching('write') or group.touching('read'):
-    array = np.moveaxis(leaves[piece.leaf], piece.axis, 0)
-    yield piece.index, array.reshape(len(array), -1)[piece.positions]
+def _power(array: np.ndarray, order: int) -> np.ndarray:
+  """|entry|^order, for order 1 or 2."""
+  return np.abs(array) if order == 1 else np.square(array)
+
+
+def _filters(group: groups.Group) -> list[groups.Slices]:
+  """The filters of a group: the slices of every writer, or of every reader where none writes."""
+  return group.touching('write') or group.touching('read')
