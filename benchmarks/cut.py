@@ -130,7 +130,7 @@ def found(graph: dapt.ChannelGraph) -> dict[str, int]:
       covered.setdefault((piece.leaf, piece.axis), []).append(piece.positions)
   channels = reached = 0
   for leaf, path in enumerate(graph.tree.names[: graph.tree.num_params]):
-    *_, layer, parameter = path.split('/')
+    *_, layer, parameter = ('', *path.split('/'))
     if parameter not in ('kernel', 'scale') or layer == 'head':
       continue
     shape = graph.program.shape(graph.program.inputs[leaf])
