@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import groups
+from dapt_jax.graph import checks, groups
 
 #: A regular expression that is searched for in the name of a group, or a predicate on names.
 Pattern = str | Callable[[str], bool]
@@ -52,11 +52,8 @@ class Choice:
   def __post_init__(self) -> None:
     for field in ('select', 'ignore', 'tie'):
       pattern = getattr(self, field)
-      if isinstance(pattern, str):
-        try:
-          re.compile(pattern)
-        except re.error as error:
-          raise ValueError(f'{field}={pattern!r} is no regular expression: {error}') from error
+      if pattern is not None and (field == 'tie' or not callable(pattern)):
+        checks.expression(pattern, field)
 
   def takes(self, name: str) -> bool:
     """Whether the group of this name carries gates."""

@@ -146,8 +146,7 @@ class CostModel:
       unit: one of `UNITS`.
       xp: `jax.numpy` (differentiable) or `numpy` (float64, exact for binary gates).
     """
-    if unit not in self.terms:
-      raise ValueError(f'unit is {unit!r}; allowed are {list(self.terms)}')
+    check_unit(unit)
     if xp is np:
       gates = {n: np.asarray(g, np.float64) for n, g in gates.items()}
     alive = self.live.evaluate(gates)
@@ -172,9 +171,14 @@ class CostModel:
 
   def total(self, unit: str) -> float:
     """Cost of the whole network."""
-    if unit not in self._totals:
-      raise ValueError(f'unit is {unit!r}; allowed are {list(self._totals)}')
+    check_unit(unit)
     return self._totals[unit]
+
+
+def check_unit(unit: str) -> None:
+  """Raises ValueError for an unknown unit."""
+  if unit not in UNITS:
+    raise ValueError(f'unit is {unit!r}; allowed are {list(UNITS)}')
 
 
 def _compact(products: Sequence[_Product]) -> list[_Product]:
