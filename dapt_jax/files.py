@@ -34,6 +34,8 @@ class Pair:
   def paths(self, path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
     """(head, payload) of a path given with or without one of the two suffixes."""
     path = pathlib.Path(path)
+    if not path.name:
+      raise ValueError(f'path is {str(path)!r}, which names no file; give one for {self.what}')
     stem = path.name
     for suffix in (self.head_suffix, self.suffix):
       stem = stem.removesuffix(suffix) if stem != suffix else stem

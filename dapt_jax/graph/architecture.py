@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from dapt_jax import files
+from dapt_jax.graph import checks
 from dapt_jax.types import Gates
 
 if TYPE_CHECKING:
@@ -43,16 +45,17 @@ class Architecture:
   provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
+    for what in ('kept', 'widths', 'costs', 'provenance'):
+      checks.instance(getattr(self, what), Mapping, what, 'it must be a dict')
+    for unit, cost in self.costs.items():
+      if not isinstance(cost, Mapping) or not {'whole', 'kept', 'share'} <= set(cost):
+        raise ValueError(f'costs[{unit!r}] is {cost!r}; it must have whole, kept and share')
     if set(self.kept) != set(self.widths):
-      raise ValueError(
-        f'kept and widths name different groups: {sorted(set(self.kept) ^ set(self.widths))}'
-      )
+      odd = sorted(map(str, set(self.kept) ^ set(self.widths)))
+      raise ValueError(f'kept and widths name different groups: {odd}')
     for name, index in self.kept.items():
-      index, width = np.asarray(index), self.widths[name]
-      if len(index) and not 0 <= index.min() <= index.max() < width:
-        raise ValueError(f'group {name!r} has no valid indices below its width {width}: {index}')
-      if len(np.unique(index)) != len(index):
-        raise ValueError(f'the indices of group {name!r} must be distinct: {index}')
+      checks.instance(name, str, 'the name of a group', 'it must be a string')
+      _check_indices(name, np.asarray(index), self.widths[name])
 
   def gates(self, graph: ChannelGraph) -> Gates:
     """The architecture as binary gates, `{group: f32[width]}`, for `graph.apply_gates`."""
@@ -68,7 +71,9 @@ class Architecture:
     return out
 
   def check(self, graph: ChannelGraph) -> None:
-    """Raises ValueError if it was made for a graph with other groups."""
+    """Raises ValueError if it was made for a graph with other groups, TypeError for no graph."""
+    if not hasattr(graph, 'gated_groups'):
+      raise TypeError(f'graph is {checks.kind_of(graph)}; pass the ChannelGraph that trace returns')
     known = graph.gated_groups
     for name, width in self.widths.items():
       if name not in known or known[name].width != width:
@@ -116,7 +121,10 @@ class Architecture:
     """
     head, data = _FILES.load(path)
     path, arrays = _FILES.paths(path)
-    kept = safetensors.numpy.load(data)
+    try:
+      kept = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+      raise ValueError(f'{arrays} is damaged: {error}; save the architecture again') from error
     try:
       widths = {n: int(g['width']) for n, g in head['groups'].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -126,5 +134,21 @@ class Architecture:
       raise ValueError(f'{path}: groups {lost} have no valid indices in {arrays.name}')
     try:
       return cls({n: kept[n] for n in widths}, widths, head['costs'], head['provenance'])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
       raise ValueError(f'{path} does not fit {arrays.name}: {error}') from error
+
+
+def _check_indices(name: str, index: np.ndarray, width: int) -> None:
+  """Raises for indices that are not integers, in increasing order, below the width."""
+  checks.number(width, f'the width of group {name!r}', 'it must be a positive integer')
+  if width < 1 or width % 1:
+    raise ValueError(f'the width of group {name!r} is {width}; it must be a positive integer')
+  if index.ndim != 1 or (len(index) and index.dtype.kind not in 'iu'):
+    raise TypeError(
+      f'the indices of group {name!r} must be integers on one axis, not {index.dtype} of shape '
+      f'{index.shape}; np.flatnonzero makes them of a mask'
+    )
+  if len(index) and not 0 <= index.min() <= index.max() < width:
+    raise ValueError(f'group {name!r} has no valid indices below its width {width}: {index}')
+  if (np.diff(index.astype(np.int64)) <= 0).any():
+    raise ValueError(f'the indices of group {name!r} must be distinct and increasing: {index}')

@@ -16,6 +16,7 @@ from dapt_jax.graph import (
   architecture,
   branches,
   calibrate,
+  checks,
   choice,
   cost,
   cost_terms,
@@ -143,6 +144,12 @@ class ChannelGraph:
 
   def init_gates(self, key: PRNGKey | None = None, mean: float = 0.0, std: float = 0.01) -> Gates:
     """Gate logits theta ~ N(mean, std^2), `{group: f32[width]}`; without a key exactly `mean`."""
+    for what, value in (('mean', mean), ('std', std)):
+      checks.number(value, what, 'it must be a finite number')
+      if not np.isfinite(value) or (what == 'std' and value < 0):
+        raise ValueError(f'{what} is {value!r}; logits need a finite mean and a std of at least 0')
+    if key is not None and not hasattr(key, 'dtype'):
+      raise TypeError(f'key is {checks.kind_of(key)}; pass jax.random.key(seed), or None')
     out = {}
     for number, (name, group) in enumerate(self.gated_groups.items()):
       out[name] = jnp.full((group.width,), mean, jnp.float32)
@@ -167,6 +174,7 @@ class ChannelGraph:
       unit: 'macs', 'params', 'bytes', or 'latency' on a graph from `calibrate`.
     """
     gating.check(self, gates)
+    gating.check_range(gates)
     return self.cost_model.share(gates, unit)
 
   def total(self, unit: str = 'macs') -> float:
@@ -215,6 +223,7 @@ class ChannelGraph:
 
   def at(self, inputs: Sequence[Any]) -> ChannelGraph:
     """The same graph for inputs of other shapes (another batch size, say); kept once made."""
+    checks.instance(inputs, (tuple, list), 'inputs', 'pass a tuple of the inputs, (x,) for one')
     shapes = tree_lib.shapes_of(tuple(inputs))
     key = tree_lib.signature(shapes)
     if key not in self._siblings:
@@ -280,10 +289,11 @@ def trace(
     ValueError: for an unknown level, a pattern that is no regular expression, or when nothing at
       all can be gated.
   """
-  levels = (levels,) if isinstance(levels, str) else tuple(levels)
-  unknown = set(levels) - set(LEVELS)
+  levels = (levels,) if isinstance(levels, str) else levels
+  checks.instance(levels, Sequence, 'levels', f'it must be some of {list(LEVELS)}')
+  unknown = [level for level in levels if level not in LEVELS]
   if unknown:
-    raise ValueError(f'levels has {sorted(unknown)}; allowed are {list(LEVELS)}')
+    raise ValueError(f'levels has {unknown}; allowed are {list(LEVELS)}')
   chosen = choice.Choice(select, ignore, tie)
   return _checked(ChannelGraph(apply_fn, params, example_inputs, levels, chosen))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import groups
+from dapt_jax.graph import checks, groups
 
 #: A regular expression that is searched for in the name of a group, or a predicate on names.
 Pattern = str | Callable[[str], bool]
@@ -34,27 +34,6 @@ def value_for(values: _T | Mapping[str, _T], name: str, default: _T) -> _T:
   return next((v for pattern, v in values.items() if re.search(pattern, name)), default)
 
 
-def check(field: str, values: Mapping[str, Any], names: Collection[str]) -> None:
-  """Checks the patterns of a setting by name.
-
-  Raises:
-    ValueError: for one that is no regular expression or is found in none of the names.
-  """
-  for pattern in values:
-    _compiled(field, pattern)
-    if not any(re.search(pattern, name) for name in names):
-      raise ValueError(
-        f'{field} has {pattern!r}, which no gated group has in its name: {list(names)}'
-      )
-
-
-def _compiled(field: str, pattern: str) -> re.Pattern[str]:
-  try:
-    return re.compile(pattern)
-  except re.error as error:
-    raise ValueError(f'{field}={pattern!r} is no regular expression: {error}') from error
-
-
 @dataclasses.dataclass(frozen=True)
 class Choice:
   """Which groups carry gates, and which share theirs.
@@ -73,8 +52,8 @@ class Choice:
   def __post_init__(self) -> None:
     for field in ('select', 'ignore', 'tie'):
       pattern = getattr(self, field)
-      if isinstance(pattern, str):
-        _compiled(field, pattern)
+      if pattern is not None and (field == 'tie' or not callable(pattern)):
+        checks.expression(pattern, field)
 
   def takes(self, name: str) -> bool:
     """Whether the group of this name carries gates."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dapt_jax.graph import choice, chunks, gating, selection
+from dapt_jax.graph import checks, chunks, gating, selection
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.types import Gates
 
@@ -64,6 +64,11 @@ def decide(
   """
   _check(graph, theta, budget, unit)
   _check_limits(graph, round_to, min_width, max_cut)
+  checks.instance(keep_branches, (bool, np.bool_), 'keep_branches', 'it must be True or False')
+  if within is not None:
+    checks.instance(within, Architecture, 'within', 'pass an earlier Architecture of this graph')
+  if provenance is not None:
+    checks.instance(provenance, Mapping, 'provenance', 'it must be a dict that JSON can hold')
   logits = {n: np.asarray(t, np.float64) for n, t in theta.items()}
   alive = _alive(graph, logits, within)
   if budget is None:
@@ -124,16 +129,13 @@ def _check(
   budget: float | None,
   unit: str,
 ) -> None:
-  gating.check(graph, theta)
+  gating.check(graph, theta, 'theta')
   graph.cost_model.check(unit)
-  if budget is not None and not 0.0 < budget <= 1.0:
-    raise ValueError(
-      f'budget is {budget!r}; it is a share of the whole network and must lie in (0, 1], '
-      'e.g. 0.25 for a quarter'
-    )
-  for name, logits in theta.items():
-    if not np.isfinite(np.asarray(logits, np.float64)).all():
-      raise ValueError(f'theta[{name!r}] is not finite; the search has diverged, lower its rate')
+  if budget is not None:
+    rule = 'it is a share of the whole network and must lie in (0, 1], e.g. 0.25 for a quarter'
+    checks.number(budget, 'budget', rule)
+    if not 0.0 < budget <= 1.0:
+      raise ValueError(f'budget is {budget!r}; {rule}')
 
 
 def _check_limits(
@@ -142,14 +144,15 @@ def _check_limits(
   min_width: int | Mapping[str, int],
   max_cut: float | Mapping[str, float],
 ) -> None:
-  for name, setting in (('round_to', round_to), ('min_width', min_width), ('max_cut', max_cut)):
-    if isinstance(setting, Mapping):
-      choice.check(name, setting, graph.gated_groups)
-    for value in setting.values() if isinstance(setting, Mapping) else (setting,):
-      if name == 'max_cut' and not 0.0 <= value <= 1.0:
-        raise ValueError(f'max_cut is {value!r}; it is a share of an axis and must lie in [0, 1]')
-      if name != 'max_cut' and (value != int(value) or value < 1):
-        raise ValueError(f'{name} is {value!r}; it is a number of channels and must be at least 1')
+  whole = 'it is a number of channels and must be at least 1'
+  share = 'it is a share of an axis and must lie in [0, 1]'
+  settings = (('round_to', round_to, whole), ('min_width', min_width, whole))
+  for name, setting, rule in (*settings, ('max_cut', max_cut, share)):
+    for value in checks.by_name(setting, name, graph.gated_groups):
+      checks.number(value, name, rule)
+      fits = 0.0 <= value <= 1.0 if rule is share else value >= 1 and value % 1 == 0
+      if not fits:
+        raise ValueError(f'{name} is {value!r}; {rule}')
 
 
 def _living(graph: ChannelGraph, gates: Masks) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dapt_jax.graph import checks
+
 if TYPE_CHECKING:
   from dapt_jax.graph.architecture import Architecture
   from dapt_jax.graph.channel_graph import ChannelGraph
@@ -26,6 +28,10 @@ def table(graph: ChannelGraph, arch: Architecture | None = None, verbose: bool =
   Returns:
     The table; lines of about 110 characters at most unless names are long.
   """
+  if arch is not None:
+    if not hasattr(arch, 'kept'):
+      raise TypeError(f'arch is {checks.kind_of(arch)}; pass what graph.decide returns, or None')
+    arch.check(graph)
   rows = [('group', 'kind', 'width', 'written by', 'read by, or why it stays whole')]
   hidden = 0
   for name, group in graph.groups.items():

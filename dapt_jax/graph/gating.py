@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import replay
+from dapt_jax.graph import checks, replay
 from dapt_jax.types import Gates, Params
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
 
+#: How far outside of [0, 1] rounding may take a gate.
+_SLACK = 1e-3
 
-def check(graph: ChannelGraph, gates: Gates) -> None:
-  """Raises ValueError for a gate tree that does not fit the graph."""
+
+def check(graph: ChannelGraph, gates: Gates, what: str = 'gates') -> None:
+  """Raises ValueError or TypeError for a tree of gates or logits that does not fit the graph."""
+  remedy = 'start from graph.init_gates(key)'
+  checks.instance(gates, Mapping, what, f'it must be a dict {{group: array}}; {remedy}')
   known = graph.gated_groups
   for name, gate in gates.items():
     if name not in known:
       group = graph.groups.get(name)
       why = f'is refused: {group.refused}' if group and group.refused else 'is not gated here'
-      raise ValueError(f'gates has group {name!r}, which {why}; the gated groups are {list(known)}')
-    if jnp.shape(gate) != (known[name].width,):
       raise ValueError(
-        f'gates[{name!r}] has shape {jnp.shape(gate)}, but the group has width '
-        f'{known[name].width}; start from graph.init_gates(key)'
+        f'{what} has group {name!r}, which {why}; the gated groups are {list(known)}'
       )
+    checks.vector(gate, known[name].width, f'{what}[{name!r}]', remedy)
 
 
 def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
@@ -49,6 +53,7 @@ def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
     ValueError: for an unknown or refused group, a gate of the wrong width, or a group that a
       normaliser averages over: its gates act inside the function, see `call`.
   """
+  check(graph, gates)
   inside = [n for n in gates if n in graph.groups and graph.groups[n].kind == 'normalised']
   if inside:
     raise ValueError(
@@ -56,6 +61,18 @@ def apply(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
       'their gates alone; call graph.apply(params, gates, *inputs) instead of the function'
     )
   return _scaled(graph, params, gates)
+
+
+def check_range(gates: Gates) -> None:
+  """Raises ValueError for gates that are known and outside [0, 1]: they have no cost."""
+  for name, gate in gates.items():
+    if checks.is_known(gate):
+      low, high = float(np.min(gate, initial=0.0)), float(np.max(gate, initial=1.0))
+      if low < -_SLACK or high > 1 + _SLACK:
+        raise ValueError(
+          f'gates[{name!r}] has values from {low:.3g} to {high:.3g}, but gates lie in [0, 1]; '
+          'pass gates, not logits (a sigmoid of them, say)'
+        )
 
 
 def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any:
@@ -76,6 +93,7 @@ def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any
   Raises:
     ValueError: for an unknown or refused group, or a gate of the wrong width.
   """
+  check(graph, gates)
   gated = _scaled(graph, params, gates)
   weights = {n: g for n, g in gates.items() if graph.groups[n].kind == 'normalised'}
   if not weights:
@@ -96,7 +114,6 @@ def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any
 
 
 def _scaled(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
-  check(graph, gates)
   leaves = graph.tree.flatten_whole(params)
   for (leaf, axis), parts in _readers(graph, gates).items():
     vector = jnp.ones(leaves[leaf].shape[axis], leaves[leaf].dtype)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import architecture, replay
+from dapt_jax.graph import architecture, checks, replay
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
 from dapt_jax.types import ApplyFn, Params
@@ -43,7 +44,11 @@ def shrink(
 
   Raises:
     ValueError: if the architecture was made for another graph or `params` has another structure.
+    TypeError: for an argument of another type.
   """
+  checks.instance(arch, architecture.Architecture, 'arch', 'pass what graph.decide returns')
+  checks.instance(rescale, (bool, np.bool_), 'rescale', 'it must be True or False')
+  _check_overrides(overrides)
   plan = _Plan(graph, arch, overrides)
   small = plan.slice(params, rescale)
   plans = {tree_lib.signature(graph.tree.input_shapes): plan}
@@ -56,6 +61,15 @@ def shrink(
     return plans[key](small_params, jax.tree.leaves(inputs))
 
   return function, small
+
+
+def _check_overrides(overrides: replay.Overrides | None) -> None:
+  rule = 'it must be {primitive name: function}'
+  checks.instance(overrides or {}, Mapping, 'overrides', rule)
+  for name, function in (overrides or {}).items():
+    checks.instance(name, str, 'a name in overrides', rule)
+    if not callable(function):
+      raise TypeError(f'overrides[{name!r}] is {checks.kind_of(function)}; {rule}')
 
 
 def _to_device(leaves: list[Any]) -> list[Any]:
@@ -133,9 +147,20 @@ class _Plan:
     mask = self.links[leaf].reshape(self.graph.program.shape(value))
     return self.cut.take(value, mask)
 
+  def _check_shapes(self, leaves: list[Any]) -> None:
+    for leaf, array in enumerate(leaves):
+      wanted = self.cut.sizes(self.graph.program.inputs[leaf])
+      if leaf not in self.dropped and checks.shape(array) != wanted:
+        found = checks.shape(array) or checks.kind_of(array)
+        raise ValueError(
+          f'small_params leaf {self.graph.tree.names[leaf]!r} has shape {found}, the cut network '
+          f'has {wanted}; pass the parameters that shrink returned'
+        )
+
   def __call__(self, small_params: Params, inputs: list[Any]) -> Any:
     tree, program = self.graph.tree, self.graph.program
     leaves = tree.flatten(small_params, 'small_params')
+    self._check_shapes(leaves)
     for leaf in self.links:
       if leaves[leaf] is not None:
         leaves[leaf] = leaves[leaf] * self._link_mask(leaf).astype(leaves[leaf].dtype)

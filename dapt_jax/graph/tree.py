@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dapt_jax.graph import checks
 from dapt_jax.types import ApplyFn, Params
 
 
@@ -60,6 +61,12 @@ class Tree:
     """
     leaves = self.flatten(params)
     for name, leaf, shape in zip(self.names, leaves, jax.tree.leaves(self.param_shapes)):
+      checks.leaf(leaf, f'params leaf {name!r}')
+      if _is_real(shape) and not _is_real(leaf):
+        raise TypeError(
+          f'params leaf {name!r} has dtype {_dtype(leaf)}, traced was {shape.dtype}: gates between '
+          '0 and 1 would be lost; convert it first'
+        )
       if jnp.shape(leaf) != shape.shape:
         raise ValueError(
           f'params leaf {name!r} has shape {jnp.shape(leaf)}, traced was {shape.shape}; '
@@ -72,8 +79,18 @@ def _path(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
 
 
-def shapes_of(tree: Any) -> Any:
-  """The tree with `jax.ShapeDtypeStruct` leaves."""
+def _is_real(leaf: Any) -> bool:
+  return jnp.issubdtype(_dtype(leaf), jnp.inexact)
+
+
+def shapes_of(tree: Any, what: str = 'inputs') -> Any:
+  """The tree with `jax.ShapeDtypeStruct` leaves.
+
+  Raises:
+    TypeError: for a leaf that is neither a number nor a numeric array.
+  """
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    checks.leaf(x, f'{what} leaf {_path(path)!r}')
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _dtype(x)), tree)
 
 
@@ -89,8 +106,17 @@ def _dtype(x: Any) -> Any:
 
 def describe(apply_fn: ApplyFn, params: Params, inputs: Sequence[Any]) -> Tree:
   """Traces the function on shapes alone and names its leaves."""
-  params, inputs = shapes_of(params), shapes_of(tuple(inputs))
-  jaxpr, out = jax.make_jaxpr(apply_fn, return_shape=True)(params, *inputs)
+  if not callable(apply_fn):
+    raise TypeError(f'apply_fn is {checks.kind_of(apply_fn)}; pass a function of (params, *inputs)')
+  params, inputs = shapes_of(params, 'params'), shapes_of(tuple(inputs))
+  try:
+    jaxpr, out = jax.make_jaxpr(apply_fn, return_shape=True)(params, *inputs)
+  except Exception as error:
+    shown = jax.tree.map(lambda s: f'{s.dtype}{list(s.shape)}', inputs)
+    raise TypeError(
+      f'apply_fn cannot be traced on inputs {shown}: {type(error).__name__}: {error}; pass params '
+      'and inputs of the structure and shapes that it expects, and let it return arrays'
+    ) from error
   leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
   paths = [_path(p) for p, _ in leaves]
   in_leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
