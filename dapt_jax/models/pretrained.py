@@ -79,8 +79,8 @@ def efficientnet_lite0(
   if head == 'fresh':
     if key is None:
       raise ValueError("head='fresh' draws a dense layer: give a key, e.g. jax.random.key(0)")
-    shapes = jax.eval_shape(model.init, key)
-    variables['params']['head'] = layers.draw(shapes['params']['head'], key)
+    shapes = jax.eval_shape(model.init, key)['params']
+    variables['params'] |= layers.draw({'head': shapes['head']}, key)
   return model, variables
 
 
