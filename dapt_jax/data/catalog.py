@@ -32,9 +32,10 @@ def load(
   system-wide; (3) pictures embedded in Python packages. `Dataset.source` says which it was.
 
   Args:
-    name: 'mnist', 'fashion_mnist', 'icons_train', 'icons_unseen', any TFDS name with a prepared directory ('cifar10',
-      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's; our name, not one of TFDS), or
-      'folder:/path' for a folder of pictures (see `from_folder`).
+    name: 'mnist', 'fashion_mnist', any TFDS name with a prepared directory ('cifar10',
+      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's), 'icons_train', 'icons_unseen'
+      (see `icons`; names of ours, not of TFDS), or 'folder:/path' for a folder of pictures (see
+      `from_folder`).
     split: 'train', 'test' or 'all'.
     data_dir: where prepared and fetched data lie; see `search_path` for the default.
     image_size: edge length or `(height, width)` to resize to; see `Dataset.resize`.

