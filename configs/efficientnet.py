@@ -26,9 +26,9 @@ def get_config():
   c.search.round_to = 8
   c.search.population = 2
   c.search.batch_size = 32
-  c.search.steps = 160
+  c.search.steps = 120
   c.search.shots = 0
-  c.search.lifetime = 80
+  c.search.lifetime = 60
   c.search.warmup = 10
   c.search.hold = 10
   c.search.gate_rate = 0.1
@@ -41,10 +41,10 @@ def get_config():
   c.transfer.weights = 'inherited'
   c.transfer.source_steps = 150
   c.transfer.steps = 60
-  c.transfer.chunk = 20
+  c.transfer.chunk = 10
   c.transfer.batch_size = 32
   c.transfer.learning_rate = 0.001
-  c.transfer.stop_loss = 0.02
+  c.transfer.stop_loss = 0.03
   c.transfer.random_architectures = 2
   c.transfer.baselines = (
     'random',

@@ -89,7 +89,7 @@ class _Maker:
   def dense(self) -> Candidate:
     """The whole network from fresh weights."""
     arch = baselines.make('dense', self.task.graph, budget=1.0)
-    build = functools.partial(structures.of_model, self.task.fast, self.task.traced)
+    build = functools.partial(structures.of_model, self.task.fast, self.task.alone)
     unit = self.config.search.unit
     return Candidate('dense', 'whole', build, 1.0, unit, -1, 'fresh', arch.costs)
 
@@ -101,7 +101,7 @@ class _Maker:
       self.trained,
       readout_only=name == 'pretrained_readout',
       head='head',
-      outside=self.task.traced,
+      outside=self.task.alone,
     )
     costs = self.dense().costs
     return Candidate(name, 'whole', build, 1.0, self.config.search.unit, -1, 'inherited', costs)

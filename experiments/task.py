@@ -29,6 +29,7 @@ class Task:
       pretrained weights expect.
     traced: the whole network with plain primitives, for tracing and cutting.
     fast: the same network lowered for populations on this backend; same parameters.
+    alone: the same, lowered for calls outside of loops.
     graph: traced from the network with stored statistics.
     train_graph: traced from the network with the batch's statistics.
   """
@@ -39,6 +40,7 @@ class Task:
   standardizer: Callable[[np.ndarray], np.ndarray]
   traced: model_lib.Model
   fast: model_lib.Model
+  alone: model_lib.Model
   graph: dapt.ChannelGraph
   train_graph: dapt.ChannelGraph
 
@@ -89,6 +91,7 @@ def _network(config, source, source_test, targets, standardizer) -> Task:
   }
   traced = model_lib.create(config.model.name, lowering='lax', **options)
   fast = model_lib.create(config.model.name, in_loop=True, **options)
+  alone = model_lib.create(config.model.name, **options)
   if config.model.pretrained:
     traced, fast = pretrained.with_weights(traced), pretrained.with_weights(fast)
   shapes = jax.eval_shape(traced.init, jax.random.key(0))
@@ -96,7 +99,7 @@ def _network(config, source, source_test, targets, standardizer) -> Task:
   levels = tuple(config.search.levels)
   graph = dapt.trace(traced.apply, shapes, image, levels=levels)
   train_graph = dapt.trace(traced.apply_train, shapes, image, levels=levels)
-  return Task(source, source_test, targets, standardizer, traced, fast, graph, train_graph)
+  return Task(source, source_test, targets, standardizer, traced, fast, alone, graph, train_graph)
 
 
 def _load(config: Any, name: str, split: str) -> data.Dataset:

@@ -21,17 +21,24 @@ from dapt_jax.data import icons
 PACKAGE = '@iconify/json@2.2.535'
 #: Below the place where npm unpacks.
 INSIDE = 'node_modules/@iconify/json'
-LICENCES = frozenset(
-  ('MIT', 'Apache-2.0', 'ISC', 'BSD-3-Clause', 'CC0-1.0', 'Unlicense')
-  + ('OFL-1.1', 'CC-BY-3.0', 'CC-BY-4.0')
-)
+LICENCES = {'MIT', 'Apache-2.0', 'ISC', 'BSD-3-Clause', 'CC0-1.0', 'Unlicense', 'OFL-1.1'}
+LICENCES |= {'CC-BY-3.0', 'CC-BY-4.0'}
 _LEFT_OUT = ('Logos', 'Flags / Maps', 'Emoji')
-_STYLE = frozenset(
-  ('outline', 'outlined', 'filled', 'fill', 'bold', 'light', 'duotone', 'thin', 'solid', 'line')
-  + ('linear', 'rounded', 'round', 'sharp', 'regular', 'broken', 'twotone', 'two', 'tone', 'bulk')
-  + ('alt', 'stroke', 'icon', 'simple', 'ui', '1', '2', '3', '01', '02', '03')
-  + ('12', '16', '20', '24', '28', '32', '48')
-)
+_STYLE = {
+  'outline',
+  'outlined',
+  'filled',
+  'fill',
+  'bold',
+  'light',
+  'duotone',
+  'thin',
+  'solid',
+  'line',
+}
+_STYLE |= {'line', 'linear', 'rounded', 'round', 'sharp', 'regular', 'broken', 'twotone', 'two'}
+_STYLE |= {'tone', 'bulk', 'alt', 'stroke', 'icon', 'simple', 'ui', '1', '2', '3', '01', '02', '03'}
+_STYLE |= {'12', '16', '20', '24', '28', '32', '48'}
 #: At most so many icons of one concept out of one set.
 _MOST = 6
 #: Share of the picture that ink may cover; else it is blank or a block.

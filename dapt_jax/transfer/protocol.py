@@ -156,6 +156,8 @@ def compare(
   _check(candidates, target, support, ledger)
   # Only the examples that some support set holds travel to the device.
   used, index = np.unique(support.index, return_inverse=True)
+  # As many for every target, so that a compilation cache serves the next one as well.
+  used = np.resize(used, num_draws * support.index.shape[1])
   support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
   supports = target.train.subset(used)
   train_images = jnp.asarray(target.standardizer(supports.images))
