@@ -5,6 +5,7 @@ the targets ten other concepts by other designers (near) and Fashion-MNIST (far)
 that the same structures are judged on both. Every structure, by whatever criterion, is cut out of
 one network: the ImageNet weights trained for a while on the source. It keeps these weights, gets a
 fresh readout, and is trained on 10 or 20 examples a class of the target.
+Expected: see docs/results.md.
 Cost: about 45 minutes of two quiet cores.
 Command: make study-efficientnet (data: python -m dapt_jax.data.fetch icons fashion_mnist)
 """
@@ -47,7 +48,7 @@ def get_config():
   c.transfer.batch_size = 32
   c.transfer.learning_rate = 0.001
   c.transfer.stop_loss = 0.05
-  c.transfer.random_architectures = 2
+  c.transfer.random_architectures = 1
   c.transfer.baselines = (
     'random',
     'uniform',

@@ -93,7 +93,8 @@ def _network(config, source, source_test, targets, standardizer) -> Task:
   fast = model_lib.create(config.model.name, in_loop=True, **options)
   alone = model_lib.create(config.model.name, **options)
   if config.model.pretrained:
-    traced, fast = pretrained.with_weights(traced), pretrained.with_weights(fast)
+    first = pretrained.with_weights(traced).init
+    traced, fast, alone = (m._replace(init=first) for m in (traced, fast, alone))
   shapes = jax.eval_shape(traced.init, jax.random.key(0))
   image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   levels = tuple(config.search.levels)
