@@ -43,7 +43,7 @@ def get_config():
   c.transfer.draws = 3
   c.transfer.weights = 'inherited'
   c.transfer.source_steps = 150
-  c.transfer.steps = 50
+  c.transfer.steps = 40
   c.transfer.chunk = 10
   c.transfer.batch_size = 32
   c.transfer.learning_rate = 0.001
