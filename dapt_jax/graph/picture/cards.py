@@ -113,7 +113,9 @@ def frame_title(item: Item) -> str:
 
 
 def _box(item: Item, prefix: str, masks: Masks | None) -> Card:
-  extras = list(dict.fromkeys(_extra(item.name, e) for e in item.extras))
+  # Parameters of a module around the layer are its own, such as a bias beside the kernel.
+  extras = [e for e in dict.fromkeys(item.extras) if not item.name.startswith(f'{e}/')]
+  extras = [names_lib.below(e, names_lib.shared([item.name, e])) for e in extras]
   title = ' + '.join([names_lib.below(item.name, prefix), *extras])
   title = names_lib.middle(title, _LONGEST)
   sides = [names_lib.span([_sizes(s) for s in same]) for same in (
@@ -126,14 +128,9 @@ def _box(item: Item, prefix: str, masks: Masks | None) -> Card:
     [r.mark for r in rows], [r.reads for r in rows], [r.writes for r in rows]))  # fmt: skip
   bar = BAR + 2 * PAD if masks is not None and rows else PAD
   widths = marks + (PAD if marks else 0) + reads + writes + bar
-  inner = max(room(title, NAME), room(text, TEXT), widths)
+  inner = max(room(title, NAME), room(text, TEXT) + STRIPE, widths)
   height = 36.0 + 12.0 * len(rows)
   return Card(item, 'box', title, text, rows, inner + 2 * PAD + 2 * STRIPE, height)
-
-
-def _extra(name: str, extra: str) -> str:
-  """'bn' of 'stem/bn' beside 'stem/conv'."""
-  return names_lib.below(extra, names_lib.shared([name, extra]))
 
 
 def _rows(item: Item, masks: Masks | None) -> list[Row]:

@@ -103,12 +103,8 @@ def draw(graph: ChannelGraph, arch: Architecture | None, fold: bool | None) -> P
   if arch is not None:
     arch.check(graph)
     masks = arch.masks()
-  shown = diagram.tidy(items.read(graph))
-  diagram.mark(shown, masks or {})
-  if _depth(shown) > _DEEP if fold is None else fold:
-    shown = repeats.fold(shown)
+  shown, placed = plan(graph, masks, fold)
   entries = legend.entries(graph, shown, masks)
-  placed = columns.split(layout.lay_out(shown, masks))
   cut = None if masks is None else not all(i.alive for i in shown.walk())
   totals = explain.totals(graph, arch)
   panel = key.Key(list(dict.fromkeys(entries.values())), totals, cut)
@@ -117,6 +113,23 @@ def draw(graph: ChannelGraph, arch: Architecture | None, fold: bool | None) -> P
   panel.draw(body, *at, across)
   ElementTree.indent(root, '')
   return Picture(ElementTree.tostring(root, encoding='unicode'))
+
+
+def plan(
+  graph: ChannelGraph, masks: diagram.Masks | None, fold: bool | None
+) -> tuple[diagram.Diagram, places.Layout]:
+  """What is drawn, and where.
+
+  Args:
+    graph: from `trace`.
+    masks: {group: f32[width]} of an architecture, or None.
+    fold: as for `ChannelGraph.picture`.
+  """
+  shown = diagram.tidy(items.read(graph))
+  diagram.mark(shown, masks or {})
+  if _depth(shown) > _DEEP if fold is None else fold:
+    shown = repeats.fold(shown)
+  return shown, columns.split(layout.lay_out(shown, masks))
 
 
 def _sheet(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dapt_jax.graph.picture import names as names_lib
@@ -31,7 +31,7 @@ class Entry:
     kind: 'channel', 'branch', ...
     groups: names of the groups, several only where a repeated block stands for them.
     text: their name in short.
-    widths: before, and after the cut if there is one: '16', '16 → 4…14'; of branches 'open 3/9'.
+    widths: before, and after the cut if there is one: '16', '16 → 4…14'; of branches '3/9 kept'.
   """
 
   number: int
@@ -80,11 +80,9 @@ def _alike(graph: ChannelGraph, diagram: Diagram) -> dict[str, list[str]]:
   """Every gated group with those that play its part in other copies of a block."""
   alike = {name: [name] for name in graph.gated_groups}
   for item in diagram.walk():
-    for part in zip(*(_parts(copy) for copy in item.copies)):
+    for part in (part for parts in _parts(graph, item) for part in zip(*parts)):
       gated = [name for name in part if name in alike]
-      if len(gated) < len(part):
-        continue
-      for name in gated[1:]:
+      for name in gated[1:] if len(gated) == len(part) else ():
         first, second = alike[gated[0]], alike[name]
         if first is not second:
           first += second
@@ -93,17 +91,30 @@ def _alike(graph: ChannelGraph, diagram: Diagram) -> dict[str, list[str]]:
   return {name: sorted(same, key=order.__getitem__) for name, same in alike.items()}
 
 
-def _parts(item: Item) -> Sequence[str]:
-  """The groups that an item writes, and the gates on its links."""
-  written = [s.group for axis in item.writes for s in axis] if item.kind == 'layer' else []
-  return [*written, *(link.branch for link in item.links)]
+def _parts(graph: ChannelGraph, item: Item) -> Iterator[list[list[str]]]:
+  """Of all copies: the groups they write, the gates on their links, and those of their entries."""
+  kinds: tuple[Callable[[Item], list[str]], ...] = (
+    lambda i: [s.group for axis in i.writes for s in axis] if i.kind == 'layer' else [],
+    lambda i: [link.branch for link in i.links],
+    lambda i: entry_groups(graph, i),
+  )
+  for kind in kinds:
+    parts = [kind(copy) for copy in item.copies]
+    if len({len(p) for p in parts}) == 1:
+      yield parts
+
+
+def entry_groups(graph: ChannelGraph, item: Item) -> list[str]:
+  """The groups that gate single entries of its parameters."""
+  names = (f'link:{graph.tree.names[leaf]}' for leaf in sorted(item.leaves))
+  return [n for n in names if n in graph.gated_groups]
 
 
 def _widths(graph: ChannelGraph, groups: Sequence[str], masks: Masks | None) -> str:
   whole = names_lib.span([str(graph.groups[g].width) for g in groups])
   if graph.groups[groups[0]].kind == 'branch':
     if masks is None:
-      return f'{len(groups)} gates' if len(groups) > 1 else ''
+      return '1 gate' if len(groups) == 1 else f'{len(groups)} gates'
     is_open = sum(bool(masks[g].any()) for g in groups if g in masks)
     is_open += sum(g not in masks for g in groups)
     return f'{is_open}/{len(groups)} kept' if len(groups) > 1 else ('kept' if is_open else 'cut')

@@ -35,7 +35,7 @@ def tag(parent: Element, name: str, text: str = '', **attributes: object) -> Ele
 
 
 def _number(value: object) -> str:
-  return f'{value:.1f}'.removesuffix('.0') if isinstance(value, float) else clean(str(value))
+  return f'{value:.2f}'.rstrip('0').rstrip('.') if isinstance(value, float) else clean(str(value))
 
 
 def clean(text: str) -> str:
@@ -43,9 +43,10 @@ def clean(text: str) -> str:
   return re.sub('[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]', '\ufffd', text)
 
 
-def write(parent: Element, text: str, x: float, y: float, points: float, **more: object) -> Element:
-  """Adds a line of text."""
-  return tag(parent, 'text', text, x=x, y=y, font_size=points, **more)
+def write(parent: Element, text: str, x: float, y: float, points: float, **more: object) -> None:
+  """Adds a line of text, if there is any."""
+  if text:
+    tag(parent, 'text', text, x=x, y=y, font_size=points, **more)
 
 
 class Drawing:
@@ -109,7 +110,16 @@ class Drawing:
     x, width = node.x - node.left, node.left + node.right
     look: dict[str, Any] = {'stroke': EDGE, 'stroke_width': 1.0}
     frame = tag(parent, 'g', transform=f'translate({_number(x)} {_number(node.top)})')
-    tag(frame, 'rect', width=width, height=node.height, rx=6.0, fill='#8080801f', **look)
+    tag(
+      frame,
+      'rect',
+      width=width,
+      height=node.height,
+      rx=6.0,
+      fill='#808080',
+      fill_opacity=0.12,
+      **look,
+    )
     tag(frame, 'rect', width=width, height=TITLE, rx=6.0, fill='#e4e4e4', **look)
     write(frame, card.title, width / 2, 14.0, 10.0, text_anchor='middle', font_weight='bold')
     self.layout(frame, inner)
@@ -147,6 +157,9 @@ class Drawing:
       return
     write(group, card.title, left, y + 14.0, cards_lib.NAME, font_weight='bold')
     write(group, card.text, left, y + 28.0, cards_lib.TEXT, fill=_MUTED)
+    for group_name in legend_lib.entry_groups(self.graph, card.item)[:1]:
+      end = x + width - 2 * cards_lib.STRIPE - cards_lib.PAD
+      swatch(group, end, y + 18.0, cards_lib.STRIPE, 12.0, self.legend[group_name])
     for number, row in enumerate(card.rows):
       self._row(group, card, row, left, y + 41.0 + 12.0 * number)
 
@@ -197,8 +210,8 @@ class Drawing:
     lines = [f'{item.name or item.text}' + ('' if _alive(item) else ': cut')]
     for leaf in sorted(item.leaves):
       shape = list(self.graph.program.shape(self.graph.program.inputs[leaf]))
-      links = f'link:{tree.names[leaf]}'
-      lines.append(f'{tree.names[leaf]} {shape}' + (', gated' if links in self.legend else ''))
+      lines.append(f'{tree.names[leaf]} {shape}')
+    lines += [f'gated entry by entry: {n}' for n in legend_lib.entry_groups(self.graph, item)]
     for verb, axes in (('reads', item.reads), ('writes', item.writes)):
       names = dict.fromkeys(s.group for axis in axes for s in axis if s.group)
       lines += [f'{verb} {name}' for name in names]
