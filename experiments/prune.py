@@ -8,8 +8,8 @@ trained on the source and cut by it, at once or in --config.search.rounds rounds
 between.
 
 Writes, under WORKDIR/search/NAME/, the search's checkpoints, `metrics.jsonl` (loss, cost, gate
-probabilities) and `architecture.json` with its `.safetensors`. A finished search is not repeated;
-a stopped one goes on.
+probabilities), `architecture.json` with its `.safetensors`, and the cut network as a picture,
+`architecture.svg`. A finished search is not repeated; a stopped one goes on.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def search(
       theta={n: np.asarray(t).tolist() for n, t in theta.items()},
     )
     arch.save(made)
+    task.graph.picture(arch).save(path / 'architecture.svg')
     return arch
 
 

@@ -103,6 +103,7 @@ def describe(
       'params_share': arch.costs['params']['share'],
       'missed_by': decision['missed_by'],
     },
+    'picture': task.graph.picture(arch).svg,
   }
   picture = _input_picture(task, records[-1] if records else {})
   return out | ({'input_gates': picture} if picture is not None else {})

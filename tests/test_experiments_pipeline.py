@@ -79,6 +79,8 @@ def test_writes_page_tables_and_architecture(finished):
   assert '<html' in page and 'Tiny' in page and 'reconstruction' in page
   for name in ('summary.csv', 'comparison.csv', 'finished.jsonl'):
     assert (finished / 'transfer' / name).stat().st_size > 0
+  picture = (finished / 'search' / SEARCH / 'architecture.svg').read_text()
+  assert picture.split('>', 1)[1] in page
   arch = dapt.Architecture.load(finished / 'search' / SEARCH / 'architecture.json')
   assert arch.provenance['method'] == 'learned'
   assert arch.provenance['settings']['budget'] == 0.4

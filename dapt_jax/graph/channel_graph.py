@@ -30,6 +30,7 @@ from dapt_jax.graph import (
 )
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
+from dapt_jax.graph.picture import draw
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
 
 LEVELS = ('channel', 'normalised', 'input', 'branch', 'link')
@@ -198,6 +199,24 @@ class ChannelGraph:
   def explain(self, arch: architecture.Architecture | None = None, verbose: bool = False) -> str:
     """A table of the groups: width, who writes, who reads, why refused."""
     return explain.table(self, arch, verbose)
+
+  def picture(
+    self, arch: architecture.Architecture | None = None, fold: bool | None = None
+  ) -> draw.Picture:
+    """Draws the network: layers as boxes, groups as colours.
+
+    Args:
+      arch: shows widths before and after its cut, and the branches that it cuts.
+      fold: whether blocks that follow each other and are built alike are drawn once, with a row of
+        widths each; None folds deep networks only.
+
+    Returns:
+      The picture: `.svg`, `.html`, `.save(path)`; notebooks show it.
+
+    Raises:
+      ValueError: for an architecture of another network.
+    """
+    return draw.draw(self, arch, fold)
 
   def select(
     self,
