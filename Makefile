@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-random clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -33,6 +33,9 @@ study-mnist: fetch  ## MNIST -> digits, likewise
 
 study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
 	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
+
+study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
+	RANDOM_NETWORKS=300 $(PY) -m pytest tests/test_graph_random.py
 
 lint: setup  ## ruff and the type checker
 	$(VENV)/bin/ruff check .
