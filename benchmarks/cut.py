@@ -8,7 +8,8 @@ their width and the stream may go, too. Three tables:
 time   From the network as it stands to arrays of the smaller size, channels ranked over the whole
        network by the L2 norm of their weights. Torch-Pruning takes a share of the channels (30%),
        not of the MACs; what it arrives at is the budget of dapt_jax. Both are timed in turn.
-       Target: half of Torch-Pruning's time.
+       "first" is the first time for this network; in a new process, only the first network of
+       the table shows what a cold start costs. Target: half of Torch-Pruning's time.
 reach  Output channels of convolutions, dense layers and normalisations, head excluded, that lie in
        a group that the tool can cut. Target: not fewer than Torch-Pruning.
 speed  Inference of the cut network at 50% of the MACs, all layers cut alike to multiples of 8
@@ -18,7 +19,7 @@ speed  Inference of the cut network at 50% of the MACs, all layers cut alike to 
 
 Images are 224 pixels wide (32 for ResNet-56), in batches of 64 but 64. ResNet-56 has 1x1
 projections in its widening shortcuts: Torch-Pruning cannot follow the parameter-free ones.
-Cost: about half an hour, of which Torch-Pruning needs most for the DenseNet.
+Cost: a quarter of an hour, of which Torch-Pruning needs most for DenseNet and ViT.
 """
 
 from __future__ import annotations
@@ -86,23 +87,29 @@ def measure_time(name: str, side: int, repeats: int) -> list[dict[str, Any]]:
   network, image = torch_models.create(name, side), torch.zeros(1, 3, side, side)
   model, params = create(name, side)
   whole = torch_models.count_macs(network, image)
-  _check_equal(name, whole, trace(model, params).total('macs'))
-  pruned = torch_cut.prune(network, image, PRUNING_RATIO)[0]
+  pruned, their_first = torch_cut.prune(network, image, PRUNING_RATIO)
   share = torch_models.count_macs(pruned, image) / whole
-  arch = cut(model, params, share)[0]
+  arch, our_first = cut(model, params, share)
+  _check_equal(name, whole, arch.costs['macs']['whole'])
   jobs: dict[str, Callable[[], dict[str, float]]] = {
     'Torch-Pruning': lambda: torch_cut.prune(network, image, PRUNING_RATIO)[1],
     'dapt_jax': lambda: cut(model, params, share)[1],
   }
   shares = {'Torch-Pruning': share, 'dapt_jax': arch.costs['macs']['share']}
+  first = {'Torch-Pruning': their_first, 'dapt_jax': our_first}
   times = timing.phases(jobs, repeats)
   theirs = times['Torch-Pruning']['total']
-  rows = []
-  for tool, seen in times.items():
-    seen = {f'{key} ms': value for key, value in seen.items()}
-    share_of_time = {'of theirs': seen['total ms'] / theirs}
-    rows.append({'network': name, 'tool': tool, 'MACs': shares[tool], **share_of_time, **seen})
-  return rows
+  return [
+    {
+      'network': name,
+      'tool': tool,
+      'MACs': shares[tool],
+      'of theirs': seen['total'] / theirs,
+      'first ms': sum(first[tool].values()),
+      **{f'{phase} ms': value for phase, value in seen.items()},
+    }
+    for tool, seen in times.items()
+  ]
 
 
 def _check_equal(name: str, theirs: float, ours: float) -> None:
@@ -117,13 +124,13 @@ def measure_reach(name: str, side: int) -> dict[str, Any]:
   _check_equal(name, theirs['channels'], ours['channels'])
   row: dict[str, Any] = {'network': name, 'channels': ours['channels']}
   for tool, seen in (('Torch-Pruning', theirs), ('dapt_jax', ours)):
+    row[f'{tool} found'] = seen['found']
     row[f'{tool} share'] = seen['found'] / seen['channels']
-    row[f'{tool} groups'] = seen['groups']
   return row
 
 
 def found(graph: dapt.ChannelGraph) -> dict[str, int]:
-  """Output channels of all layers but the head; those in a group that can be cut; groups."""
+  """Output channels of all layers but the head; those in a group that can be cut."""
   covered: dict[tuple[int, int], list[np.ndarray]] = {}
   for group in graph.gated_groups.values():
     for piece in group.slices:
@@ -141,7 +148,7 @@ def found(graph: dapt.ChannelGraph) -> dict[str, int]:
       for positions in covered.get((leaf, len(shape) - outputs + axis), []):
         np.moveaxis(mask, axis, 0)[positions] = True
     channels, reached = channels + mask.size, reached + int(mask.sum())
-  return {'channels': channels, 'found': reached, 'groups': len(graph.gated_groups)}
+  return {'channels': channels, 'found': reached}
 
 
 def measure_speed(name: str, side: int, batch: int, repeats: int) -> list[dict[str, Any]]:

@@ -84,25 +84,24 @@ def phases(
 
   Args:
     jobs: functions that do a job once and return the laps of its `Stopwatch`.
-    repeats: measured rounds, after one that is not.
+    repeats: rounds, all of them measured.
 
   Returns:
     For every job the milliseconds: the median of the 'total', its quartiles 'low' and 'high', the
-    total of the 'first' round, the median of every phase.
+    median of every phase.
   """
   seen: dict[str, list[Mapping[str, float]]] = {name: [] for name in jobs}
-  for _ in range(1 + repeats):
+  for _ in range(repeats):
     for name, job in jobs.items():
       seen[name].append(job())
   out = {}
-  for name, (first, *rounds) in seen.items():
+  for name, rounds in seen.items():
     low, total, high = np.percentile([sum(laps.values()) for laps in rounds], (25, 50, 75))
     out[name] = {
       'total': float(total),
       'low': float(low),
       'high': float(high),
-      'first': sum(first.values()),
-      **{phase: float(np.median([laps[phase] for laps in rounds])) for phase in first},
+      **{phase: float(np.median([laps[phase] for laps in rounds])) for phase in rounds[0]},
     }
   return out
 

@@ -91,15 +91,14 @@ def prune_to(
 
 
 def found(network: nn.Module, image: torch.Tensor) -> dict[str, int]:
-  """Output channels of all layers but the head; those in a group that can be cut; groups."""
+  """Output channels of all layers but the head; those in a group that can be cut."""
   pruner = make_pruner(copy.deepcopy(network), image, 0.5)
   layers = [m for m in pruner.model.modules() if isinstance(m, LAYERS)]
   layers.remove(pruner.model.head)
   covered: dict[nn.Module, set[int]] = {m: set() for m in layers}
-  groups = list(pruner.DG.get_all_groups(pruner.ignored_layers, pruner.root_module_types))
-  for group in groups:
+  for group in pruner.DG.get_all_groups(pruner.ignored_layers, pruner.root_module_types):
     for dep, indices in group:
       if dep.target.module in covered and pruner.DG.is_out_channel_pruning_fn(dep.handler):
         covered[dep.target.module].update(indices)
   channels = sum(pruner.DG.get_out_channels(m) for m in layers)
-  return {'channels': channels, 'found': sum(map(len, covered.values())), 'groups': len(groups)}
+  return {'channels': channels, 'found': sum(map(len, covered.values()))}
