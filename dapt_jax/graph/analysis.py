@@ -213,8 +213,7 @@ class Analysis:
   def weigh(self, node: program_lib.Node, axes: Sequence[int]) -> None:
     """See `rules.Context.weigh`."""
     operand = self.axes[node.ins[0]]
-    number = np.issubdtype(self.program.avals[node.ins[0]].dtype, np.inexact)
-    if not (self.record.weights and self._exact and number):
+    if not (self.record.weights and self._exact):
       for axis in axes:
         reason = f'{node.name} runs over it, with no parameter to carry a gate'
         self.space.refuse(operand[axis], reason)

@@ -135,7 +135,8 @@ class CostModel:
       for unit, ts in terms.items()
       for links in ((False, True) if gated else (False,))
     }
-    self._totals = {unit: float(self.absolute({}, unit, np)) for unit in terms}
+    self._totals = dict.fromkeys(terms, 0.0)
+    self._totals.update({unit: float(self.absolute({}, unit, np)) for unit in terms})
 
   @property
   def units(self) -> tuple[str, ...]:
@@ -151,6 +152,8 @@ class CostModel:
 
   def check(self, unit: str) -> None:
     """Raises ValueError for a unit that is not there."""
+    if not isinstance(unit, str):
+      raise ValueError(f'unit is {unit!r}; allowed are {list(UNITS)}')
     if unit == 'latency' and unit not in self._totals:
       raise ValueError(
         "unit is 'latency', but this graph has not been timed: call "
@@ -182,10 +185,9 @@ class CostModel:
     """
     if xp is np:
       gates = {n: np.asarray(g, np.float64) for n, g in gates.items()}
+    self.check(unit)
     if unit in self.measured:
       return self.measured[unit].absolute(gates, xp)
-    if unit not in self.terms:
-      self.check(unit)
     alive = self.live.evaluate(gates)
     values = [c.evaluate(gates, xp) for c in self._counts]
     links = any(n.startswith('link:') for n in gates)
