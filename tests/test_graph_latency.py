@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from dapt_jax import graph as graph_lib
-from dapt_jax.graph import latency, stopwatch, timings
+from dapt_jax.graph.costs import latency, stopwatch, timings
 from dapt_jax.models import overrides
 
 

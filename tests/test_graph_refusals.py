@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from dapt_jax import graph as graph_lib
-from dapt_jax.graph import reshapes
+from dapt_jax.graph.primitives import reshapes
 
 X = nets.images(3, (6,))
 

@@ -7,25 +7,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dapt_jax.graph import (
-  carriers,
-  labels,
-  rules,
-  rules_control,
-  rules_elementwise,
-  rules_join,
-  rules_linear,
-  rules_lookup,
-  rules_reduce,
-  rules_shape,
-)
+from dapt_jax.graph import carriers, labels
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.primitives import (
+  control,
+  elementwise,
+  join,
+  linear,
+  lookup,
+  reduce,
+  rules,
+  shape,
+)
 
 # The rule tables register themselves on import.
-_TABLES = (
-  *(rules_control, rules_elementwise, rules_join, rules_linear, rules_lookup, rules_reduce),
-  rules_shape,
-)
+_TABLES = (control, elementwise, join, linear, lookup, reduce, shape)
 #: Where a node is: indices of the nodes around it, number of the body, its own index.
 Place = tuple[int, ...]
 

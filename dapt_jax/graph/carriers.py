@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dapt_jax.graph import reshapes
+from dapt_jax.graph.primitives import reshapes
 
 if TYPE_CHECKING:
   from dapt_jax.graph.analysis import Analysis

@@ -15,11 +15,8 @@ from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import (
   architecture,
   branches,
-  calibrate,
   checks,
   choice,
-  cost,
-  cost_terms,
   decide,
   explain,
   gating,
@@ -30,6 +27,7 @@ from dapt_jax.graph import (
 )
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
+from dapt_jax.graph.costs import calibrate, cost, cost_terms
 from dapt_jax.graph.picture import draw
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
 

@@ -11,8 +11,9 @@ import numpy as np
 from jax import lax
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import labels, rules
+from dapt_jax.graph import labels
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.primitives import rules
 
 if TYPE_CHECKING:
   from dapt_jax.graph.replay import Cut

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import labels, rules
+from dapt_jax.graph import labels
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.primitives import rules
 
 _RESHAPE = 'a reshape'
 _MOST = 8

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import custom, rules
+from dapt_jax.graph import custom
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.primitives import rules
 
 Overrides = Mapping[str, Callable[..., Any]]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from dapt_jax.graph import stopwatch
+from dapt_jax.graph.costs import stopwatch
 
 #: Changed where files of an earlier version would say something else.
 _VERSION = 1

@@ -13,19 +13,11 @@ import numpy as np
 from scipy import optimize
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import (
-  cost,
-  cost_terms,
-  latency,
-  liveness,
-  replay,
-  rules,
-  selection,
-  stopwatch,
-  timings,
-)
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph import replay, selection
 from dapt_jax.graph.architecture import Architecture
+from dapt_jax.graph.costs import cost, cost_terms, latency, liveness, stopwatch, timings
+from dapt_jax.graph.primitives import rules
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dapt_jax.graph import rules
+from dapt_jax.graph.primitives import rules
 
 
 @rules.register('concatenate')

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax import lax
 
-from dapt_jax.graph import rules
+from dapt_jax.graph.primitives import rules
 
 
 def _loop(ctx, body, consts, carry, xs):

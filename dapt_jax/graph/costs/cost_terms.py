@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import bytes_terms, cost, labels, liveness
+from dapt_jax.graph import labels
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.costs import bytes_terms, cost, liveness
 
 if TYPE_CHECKING:
   from dapt_jax.graph.analysis import Analysis

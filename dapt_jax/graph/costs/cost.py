@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import liveness
+from dapt_jax.graph.costs import liveness
 from dapt_jax.types import Gates
 
 #: All units of cost; 'latency' is there once `calibrate` has measured it.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dapt_jax.graph import labels, rules
+from dapt_jax.graph import labels
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.primitives import rules
 
 _LINEAR = ('neg', 'copy', 'copy_p', 'convert_element_type', 'reduce_precision')
 _UNARY = (

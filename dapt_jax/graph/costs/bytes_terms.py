@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dapt_jax.graph import analysis as analysis_lib
-from dapt_jax.graph import cost
 from dapt_jax.graph import program as program_lib
+from dapt_jax.graph.costs import cost
 
 _CONTRACTIONS = ('dot_general', 'conv_general_dilated')
 _REDUCTIONS = ('reduce_', 'arg', 'cum')

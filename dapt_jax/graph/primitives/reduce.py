@@ -6,7 +6,7 @@ weights of the reduction: sum(gate * x), and the maximum over what has a gate. `
 
 from __future__ import annotations
 
-from dapt_jax.graph import rules
+from dapt_jax.graph.primitives import rules
 
 _REDUCE = (
   *('argmax', 'argmin', 'reduce_and', 'reduce_max', 'reduce_min', 'reduce_or', 'reduce_prod'),

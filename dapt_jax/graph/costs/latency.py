@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.graph import cost
+from dapt_jax.graph.costs import cost
 
 #: Channels that fill a vector, in float32 on common processors.
 VECTOR = 8

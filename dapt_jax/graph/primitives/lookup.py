@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jax import lax
 
-from dapt_jax.graph import rules
+from dapt_jax.graph.primitives import rules
 
 
 def _replay_gather(cut, node, args):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jax import lax
 
-from dapt_jax.graph import reshapes, rules
+from dapt_jax.graph.primitives import reshapes, rules
 
 
 def _replay_broadcast(cut, node, args):

@@ -1,0 +1,1 @@
+"""How labels travel through every primitive, and how each is replayed when cut."""
