@@ -93,12 +93,14 @@ def by_name(setting: Any, what: str, names: Collection[str]) -> list[Any]:
 
   Raises:
     TypeError: for an expression that is no string.
-    ValueError: for one that does not compile, or is found in none of the names.
+    ValueError: for one that does not compile, or if none of them is found in any name.
   """
   if not isinstance(setting, Mapping):
     return [setting]
   for pattern in setting:
     expression(pattern, what)
-    if not any(re.search(pattern, name) for name in names):
-      raise ValueError(f'{what} has {pattern!r}, which no gated group has in its name: {[*names]}')
+  if setting and not any(re.search(p, name) for p in setting for name in names):
+    raise ValueError(
+      f'{what} has {[*setting]}, none of which a gated group has in its name: {[*names]}'
+    )
   return list(setting.values())
