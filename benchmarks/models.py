@@ -120,7 +120,8 @@ def measure(row: str, repeats: int, double: bool) -> tuple[list[dict[str, Any]],
   """Rows of one model, and why groups of it are refused."""
   name, config = MODELS[row]
   model = model_lib.create(name, num_classes=10, lowering='lax', **config)
-  params = draw(jax.eval_shape(model.init, jax.random.key(0)))
+  with jax.enable_x64(False):  # the models make single precision
+    params = draw(jax.eval_shape(model.init, jax.random.key(0)))
   if double:
     params = jax.tree.map(lambda a: a.astype(np.float64), params)
   x = inputs(model, 2, np.float64 if double else np.float32)

@@ -59,6 +59,53 @@ def interleaved(
   return {name: _summary(wall[name], cpu[name]) for name in functions}
 
 
+class Stopwatch:
+  """Wall times of the phases of one job.
+
+  Attributes:
+    laps: milliseconds of every phase so far.
+  """
+
+  def __init__(self) -> None:
+    self.laps: dict[str, float] = {}
+    self._last = time.perf_counter()
+
+  def lap(self, phase: str) -> None:
+    """Ends a phase; the next begins."""
+    now = time.perf_counter()
+    self.laps[phase] = 1e3 * (now - self._last)
+    self._last = now
+
+
+def phases(
+  jobs: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int
+) -> dict[str, dict[str, float]]:
+  """Times jobs in phases in turn, round after round.
+
+  Args:
+    jobs: functions that do a job once and return the laps of its `Stopwatch`.
+    repeats: rounds, all of them measured.
+
+  Returns:
+    For every job the milliseconds: the median of the 'total', its quartiles 'low' and 'high', the
+    median of every phase.
+  """
+  seen: dict[str, list[Mapping[str, float]]] = {name: [] for name in jobs}
+  for _ in range(repeats):
+    for name, job in jobs.items():
+      seen[name].append(job())
+  out = {}
+  for name, rounds in seen.items():
+    low, total, high = np.percentile([sum(laps.values()) for laps in rounds], (25, 50, 75))
+    out[name] = {
+      'total': float(total),
+      'low': float(low),
+      'high': float(high),
+      **{phase: float(np.median([laps[phase] for laps in rounds])) for phase in rounds[0]},
+    }
+  return out
+
+
 def _summary(wall: Sequence[float], cpu: Sequence[float]) -> Times:
   """Median and quartiles of one function."""
   low, median, high = (float(q) for q in np.percentile(wall, (25, 50, 75)))

@@ -65,8 +65,13 @@ class _Maker:
     seed: int = -1,
     inherited: Any = None,
   ) -> Candidate:
-    """A candidate that retrains an architecture."""
-    task = self.task
+    """A candidate that retrains an architecture.
+
+    `inherited` weights keep their readout; those of `transfer.weights` get a new one every run.
+    """
+    task, head = self.task, None
+    if inherited is None and self.config.transfer.weights == 'inherited':
+      inherited, head = self.trained, 'head'
     build = functools.partial(
       structures.of_architecture,
       task.traced,
@@ -74,16 +79,17 @@ class _Maker:
       task.train_graph,
       arch,
       inherited=inherited,
+      head=head,
     )
     weights = 'fresh' if inherited is None else 'inherited'
     unit = self.config.search.unit
-    content = f'{weights}|{arch.fingerprint()}'
+    content = f'{weights}|{head}|{arch.fingerprint()}'
     return Candidate(method, name, build, budget, unit, seed, weights, arch.costs, content)
 
   def dense(self) -> Candidate:
     """The whole network from fresh weights."""
     arch = baselines.make('dense', self.task.graph, budget=1.0)
-    build = functools.partial(structures.of_model, self.task.fast, self.task.traced)
+    build = functools.partial(structures.of_model, self.task.fast, self.task.alone)
     unit = self.config.search.unit
     return Candidate('dense', 'whole', build, 1.0, unit, -1, 'fresh', arch.costs)
 
@@ -95,7 +101,7 @@ class _Maker:
       self.trained,
       readout_only=name == 'pretrained_readout',
       head='head',
-      outside=self.task.traced,
+      outside=self.task.alone,
     )
     costs = self.dense().costs
     return Candidate(name, 'whole', build, 1.0, self.config.search.unit, -1, 'inherited', costs)

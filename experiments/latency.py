@@ -4,42 +4,58 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-import dapt_jax as dapt
-from dapt_jax.models import overrides
+from dapt_jax.transfer import protocol, structures
 from experiments import task as task_lib
 
 
 def measure(
-  config: Any, task: task_lib.Task, learned: Mapping[str, dapt.Architecture]
+  config: Any, task: task_lib.Task, candidates: Sequence[protocol.Candidate]
 ) -> list[dict[str, Any]]:
-  """Inference time of the whole network and of one found architecture per budget.
+  """Inference time of the whole network and of one structure per method and budget.
 
   Repeats are interleaved, so that a busy moment of the machine hits all networks alike.
+
+  Args:
+    config: checked configuration; `latency.methods` are timed at every size of a batch.
+    task: from `task.load`.
+    candidates: from `candidates.make`.
 
   Returns:
     Rows {'name', 'batch', 'macs_share', 'milliseconds' (median), 'spread' (quartile range)}.
   """
   model = task.traced
-  params = model.init(jax.random.key(0))
-  size = config.latency.batch_size
-  images = np.zeros((size, *model.input_shape), np.float32)
-  whole = task.graph.decide(task.graph.init_gates(mean=1.0))
-  shown = {'whole network': whole}
-  for arch in learned.values():
-    shown.setdefault(f'found at {arch.provenance["decision"]["budget"]:.0%}', arch)
-  runs = {}
-  for name, arch in shown.items():
-    cut, small = task.graph.shrink(arch, params, overrides=overrides.replay(in_loop=False))
-    runs[name] = (jax.jit(cut), small)
-    jax.block_until_ready(runs[name][0](small, images))
+  shown = {'whole network': (structures.of_model(task.fast, model), 1.0)}
+  for one in candidates:
+    if one.method in config.latency.methods:
+      known = 'found' if one.method == 'learned' else one.method
+      name, share = f'{known} at {one.budget:.0%}', one.costs['macs']['share']
+      if name not in shown:
+        shown[name] = one.build(), share
+  runs = {n: (jax.jit(s.apply), s.init(jax.random.key(0))) for n, (s, _) in shown.items()}
+  shares = {name: share for name, (_, share) in shown.items()}
+  rows = []
+  for size in config.latency.batch_sizes:
+    images = np.zeros((size, *model.input_shape), np.float32)
+    rows += _time(runs, shares, images, config.latency.repeats)
+  return rows
+
+
+def _time(
+  runs: Mapping[str, tuple[Callable[..., Any], Any]],
+  shares: Mapping[str, float],
+  images: np.ndarray,
+  repeats: int,
+) -> list[dict[str, Any]]:
+  for fn, params in runs.values():
+    jax.block_until_ready(fn(params, images))
   times: dict[str, list[float]] = {name: [] for name in runs}
-  for _ in range(config.latency.repeats):
+  for _ in range(repeats):
     for name, (fn, small) in runs.items():
       start = time.perf_counter()
       jax.block_until_ready(fn(small, images))
@@ -47,12 +63,11 @@ def measure(
   rows = []
   for name, seen in times.items():
     low, middle, high = statistics.quantiles(seen, n=4)
-    share = shown[name].costs['macs']['share']
     rows.append(
       {
         'name': name,
-        'batch': size,
-        'macs_share': share,
+        'batch': len(images),
+        'macs_share': shares[name],
         'milliseconds': middle,
         'spread': high - low,
       }

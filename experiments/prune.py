@@ -8,8 +8,8 @@ trained on the source and cut by it, at once or in --config.search.rounds rounds
 between.
 
 Writes, under WORKDIR/search/NAME/, the search's checkpoints, `metrics.jsonl` (loss, cost, gate
-probabilities) and `architecture.json` with its `.safetensors`. A finished search is not repeated;
-a stopped one goes on.
+probabilities), `architecture.json` with its `.safetensors`, and the cut network as a picture,
+`architecture.svg`. A finished search is not repeated; a stopped one goes on.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def search(
   metrics: Mapping[str, Any] = {}
   if criterion != 'gates':
     recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
+  if config.search.unit == 'latency':
+    recorded['latency'] = {'batch_size': config.latency.batch_size}
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():
@@ -133,6 +135,7 @@ def search(
       theta={n: np.asarray(t).tolist() for n, t in theta.items()},
     )
     arch.save(made)
+    task.graph.picture(arch).save(path / 'architecture.svg')
     return arch
 
 

@@ -22,7 +22,7 @@ import dapt_jax as dapt
 from dapt_jax.report import data as report_data
 from dapt_jax.report import page
 from dapt_jax.training import writers
-from experiments import flags, latency, outputs, prune, transfer
+from experiments import candidates, flags, latency, outputs, prune, transfer
 from experiments import task as task_lib
 
 NOTES = (
@@ -61,7 +61,7 @@ def make(
     notes=NOTES if config.search.criterion == 'gates' else _classical_notes(config),
     searches=[describe(task, workdir, name, arch) for name, arch in learned.items()],
     results=rows,
-    latency=latency.measure(config, task, learned),
+    latency=latency.measure(config, task, candidates.make(config, task, workdir, learned)),
   )
   path = pathlib.Path(workdir) / 'report.html'
   page.build(data, path)
@@ -103,6 +103,7 @@ def describe(
       'params_share': arch.costs['params']['share'],
       'missed_by': decision['missed_by'],
     },
+    'picture': task.graph.picture(arch).svg,
   }
   picture = _input_picture(task, records[-1] if records else {})
   return out | ({'input_gates': picture} if picture is not None else {})

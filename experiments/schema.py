@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from dapt_jax import gates, pruning
-from dapt_jax.graph import LEVELS
+from dapt_jax.graph import LEVELS, UNITS
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
 
@@ -35,6 +35,7 @@ SCHEMA: config_lib.Schema = {
   'data.limit': Rule(int, min=0, help='source examples used; 0: all'),
   'data.test_limit': Rule(int, min=0, help='test examples used; 0: all'),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
+  'model.pretrained': Rule(bool, help='first weights from ImageNet, the head fresh; grey repeated'),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
   'search.criterion': Rule(
     str,
@@ -50,7 +51,7 @@ SCHEMA: config_lib.Schema = {
   'search.weights': Rule(str, choices=pruning.weights.NAMES),
   'search.relaxation': Rule(str, choices=gates.NAMES),
   'search.budgets': Rule(tuple, min=1, items=_share, help='shares of the whole network'),
-  'search.unit': Rule(str, choices=('macs', 'params')),
+  'search.unit': Rule(str, choices=UNITS, help='latency: at latency.batch_size, measured first'),
   'search.seeds': Rule(tuple, min=1, items=Rule(int, min=0)),
   'search.population': Rule(int, min=1, help='K, networks side by side'),
   'search.steps': Rule(int, min=1),
@@ -83,6 +84,11 @@ SCHEMA: config_lib.Schema = {
   'transfer.baselines': Rule(
     tuple, items=Rule(str, choices=(*BASELINES, *CRITERIA, *SEARCHES, *DENSE))
   ),
+  'transfer.weights': Rule(
+    str,
+    choices=('fresh', 'inherited'),
+    help='first weights of what is cut: drawn, or those of the network trained on the source',
+  ),
   'transfer.source_steps': Rule(int, min=1, help='training of the whole network on the source'),
   'transfer.steps': Rule(int, min=1),
   'transfer.batch_size': Rule(int, min=1),
@@ -90,7 +96,8 @@ SCHEMA: config_lib.Schema = {
   'transfer.weight_decay': Rule(float, min=0),
   'transfer.chunk': Rule(int, min=1),
   'transfer.stop_loss': Rule(float, min=0),
-  'latency.batch_size': Rule(int, min=1),
+  'latency.batch_sizes': Rule(tuple, min=1, items=Rule(int, min=1)),
+  'latency.methods': Rule(tuple, items=_names, help='of which one structure a budget is timed'),
   'latency.repeats': Rule(int, min=3),
 }
 
@@ -111,10 +118,12 @@ def default() -> ml_collections.ConfigDict:
       'test_limit': 2000,
     }
   )
-  c.model = ml_collections.ConfigDict({'name': 'multibranch', 'options': {}})
+  c.model = ml_collections.ConfigDict({'name': 'multibranch', 'pretrained': False, 'options': {}})
   c.search = ml_collections.ConfigDict(_search())
   c.transfer = ml_collections.ConfigDict(_transfer())
-  c.latency = ml_collections.ConfigDict({'batch_size': 64, 'repeats': 21})
+  c.latency = ml_collections.ConfigDict(
+    {'batch_sizes': (64,), 'methods': ('learned',), 'repeats': 21}
+  )
   return c
 
 
@@ -162,6 +171,7 @@ def _transfer() -> dict[str, Any]:
     'draws': 10,
     'random_architectures': 12,
     'baselines': (*BASELINES, 'magnitude_l2', *SEARCHES, *DENSE),
+    'weights': 'fresh',
     'source_steps': 600,
     'steps': 300,
     'batch_size': 32,
@@ -194,6 +204,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       'search.inner_steps is 0, but fresh weights say nothing until they are trained; set it to 1, '
       "or take weights = 'random_features'"
+    )
+  if config.model.pretrained and config.model.name != 'efficientnet_lite0':
+    raise ValueError(
+      f'model.pretrained is set, but there are no weights for {config.model.name!r}; take '
+      "'efficientnet_lite0', or leave it False"
     )
   if config.devices and search.population % config.devices:
     raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import dapt_jax as dapt
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
+from dapt_jax.models import overrides, pretrained
 from dapt_jax.transfer import protocol
 
 
@@ -23,9 +25,11 @@ class Task:
     source: training split of the source data set.
     source_test: its test split.
     targets: the tasks with little data.
-    standardizer: fitted on the source.
+    standardizer: what the network is shown of images in [0, 1]: fitted on the source, or what
+      pretrained weights expect.
     traced: the whole network with plain primitives, for tracing and cutting.
     fast: the same network lowered for populations on this backend; same parameters.
+    alone: the same, lowered for calls outside of loops.
     graph: traced from the network with stored statistics.
     train_graph: traced from the network with the batch's statistics.
   """
@@ -33,9 +37,10 @@ class Task:
   source: data.Dataset
   source_test: data.Dataset
   targets: tuple[protocol.Target, ...]
-  standardizer: data.Standardizer
+  standardizer: Callable[[np.ndarray], np.ndarray]
   traced: model_lib.Model
   fast: model_lib.Model
+  alone: model_lib.Model
   graph: dapt.ChannelGraph
   train_graph: dapt.ChannelGraph
 
@@ -56,7 +61,8 @@ def load(config: Any) -> Task:
   source, source_test = (_load(config, config.data.source, s) for s in ('train', 'test'))
   if config.data.limit:
     source = _limit(source, config.data.limit)
-  standardizer = data.Standardizer.fit(source)
+  fitted = data.Standardizer.fit(source)
+  standardizer = pretrained.prepare if config.model.pretrained else fitted
   targets = []
   for name in config.data.targets:
     train, test = (_load(config, name, s) for s in ('train', 'test'))
@@ -77,19 +83,27 @@ def load(config: Any) -> Task:
 
 
 def _network(config, source, source_test, targets, standardizer) -> Task:
+  input_shape = standardizer(source.images[:1]).shape[1:]
   options = {
-    'input_shape': source.image_shape,
+    'input_shape': input_shape,
     'num_classes': source.num_classes,
     **config.model.options.to_dict(),
   }
   traced = model_lib.create(config.model.name, lowering='lax', **options)
   fast = model_lib.create(config.model.name, in_loop=True, **options)
+  alone = model_lib.create(config.model.name, **options)
+  if config.model.pretrained:
+    first = pretrained.with_weights(traced).init
+    traced, fast, alone = (m._replace(init=first) for m in (traced, fast, alone))
   shapes = jax.eval_shape(traced.init, jax.random.key(0))
-  image = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   levels = tuple(config.search.levels)
   graph = dapt.trace(traced.apply, shapes, image, levels=levels)
+  if config.search.unit == 'latency':
+    lowering = overrides.replay(in_loop=False)
+    graph = graph.calibrate(batch=config.latency.batch_size, overrides=lowering)
   train_graph = dapt.trace(traced.apply_train, shapes, image, levels=levels)
-  return Task(source, source_test, targets, standardizer, traced, fast, graph, train_graph)
+  return Task(source, source_test, targets, standardizer, traced, fast, alone, graph, train_graph)
 
 
 def _load(config: Any, name: str, split: str) -> data.Dataset:

@@ -19,7 +19,7 @@ import tqdm
 import dapt_jax as dapt
 from dapt_jax.training import seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
-from dapt_jax.transfer import draws, protocol, retrain, statistics
+from dapt_jax.transfer import draws, protocol, results, retrain, statistics
 from experiments import candidates as candidates_lib
 from experiments import flags, prune
 from experiments import task as task_lib
@@ -63,9 +63,15 @@ def check(config: Any, task: task_lib.Task, workdir: str) -> None:
   """Refuses, before any search, what the comparison would refuse after it.
 
   Raises:
-    ValueError: a class of a target has fewer examples than `transfer.shots` asks for.
+    ValueError: a class of a target has fewer examples than `transfer.shots` asks for, or the unit
+      of the budget has no column in results.csv.
     workdir.WorkdirError: the work directory holds the comparison of another configuration.
   """
+  if config.search.unit not in results.UNITS:
+    raise ValueError(
+      f'search.unit is {config.search.unit!r}; results of the transfer are kept for '
+      f'{list(results.UNITS)} only: search alone with experiments.prune, or take one of these'
+    )
   for target in task.targets:
     draws.supports(target.train.labels, config.transfer.shots, 1, config.seed)
   path, recorded = _place(config, workdir)

@@ -47,5 +47,5 @@ def get_config(model='multibranch'):
       'baselines': ('random',),
     }
   )
-  c.latency.update({'batch_size': 2, 'repeats': 3})
+  c.latency.update({'batch_sizes': (2,), 'repeats': 3})
   return c

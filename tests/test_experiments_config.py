@@ -26,6 +26,8 @@ BAD = {
   '--config.search.warmup=4': ['search.warmup is 4', 'lifetime=4'],
   '--config.search.inner_steps=0': ['search.inner_steps is 0', 'random_features'],
   '--config.search.relaxation=gumbel': ['search.relaxation', 'gumbel_trapezoid'],
+  '--config.model.pretrained=True': ['model.pretrained', "'multibranch'", 'efficientnet_lite0'],
+  '--config.transfer.weights=given': ['transfer.weights', 'inherited'],
   '--config.devices=3': ['devices is 3', 'population = 2'],
   '--config.model.options.widht=3': ['widht', 'configuration file'],
   '--config.data.source=digitz': ['digitz', 'digits'],

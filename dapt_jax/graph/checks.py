@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -91,15 +91,17 @@ def expression(value: Any, what: str) -> None:
     raise ValueError(f'{what}={value!r} is no regular expression: {error}') from error
 
 
-def by_name(setting: Any, what: str) -> list[Any]:
+def by_name(setting: Any, what: str, names: Collection[str]) -> list[Any]:
   """The values of a setting: one for all groups, or {regular expression: value}.
 
   Raises:
     TypeError: for an expression that is no string.
-    ValueError: for one that does not compile.
+    ValueError: for one that does not compile, or is found in none of the names.
   """
   if not isinstance(setting, Mapping):
     return [setting]
   for pattern in setting:
     expression(pattern, what)
+    if not any(re.search(pattern, name) for name in names):
+      raise ValueError(f'{what} has {pattern!r}, which no gated group has in its name: {[*names]}')
   return list(setting.values())

@@ -1,15 +1,17 @@
-"""Parameters and multiply-accumulates as differentiable functions of the gates.
+"""Parameters, MACs and bytes moved as differentiable functions of the gates.
 
 A cost is a sum of products: every contraction contributes (live inputs) x (live outputs) x (the
-rest) x (liveness of its branch), every parameter array the product of its live axes.
+rest) x (liveness of its branch), every parameter array the product of its live axes. Units that
+are measured stand beside them.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,15 @@ import numpy as np
 from dapt_jax.graph import liveness
 from dapt_jax.types import Gates
 
-UNITS = ('macs', 'params')
+#: All units of cost; 'latency' is there once `calibrate` has measured it.
+UNITS = ('macs', 'params', 'bytes', 'latency')
+
+
+class Measured(Protocol):
+  """A unit that is no sum of products, e.g. `latency.LatencyModel`."""
+
+  def absolute(self, gates: Mapping[str, Any], xp: Any) -> Any:
+    """Cost at these gates; `xp` is `jax.numpy` (differentiable) or `numpy`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +120,13 @@ class CostModel:
   Attributes:
     terms: {unit: the terms of its sum}.
     live: liveness of the values of the program.
+    measured: {unit: model of a unit that is no sum of terms}.
   """
 
   def __init__(self, terms: dict[str, list[Term]], live: liveness.Liveness) -> None:
     self.terms = terms
     self.live = live
+    self.measured: dict[str, Measured] = {}
     self._counts: list[Count] = []
     self._numbers: dict[Any, int] = {}
     gated = {t.links.group for ts in terms.values() for t in ts if t.links is not None}
@@ -123,7 +135,32 @@ class CostModel:
       for unit, ts in terms.items()
       for links in ((False, True) if gated else (False,))
     }
-    self._totals = {unit: float(self.absolute({}, unit, np)) for unit in terms}
+    self._totals = dict.fromkeys(terms, 0.0)
+    self._totals.update({unit: float(self.absolute({}, unit, np)) for unit in terms})
+
+  @property
+  def units(self) -> tuple[str, ...]:
+    """The units of cost that are there."""
+    return tuple(self._totals)
+
+  def with_unit(self, unit: str, model: Measured) -> CostModel:
+    """A copy with another unit."""
+    out = copy.copy(self)
+    out.measured = {**self.measured, unit: model}
+    out._totals = {**self._totals, unit: float(model.absolute({}, np))}
+    return out
+
+  def check(self, unit: str) -> None:
+    """Raises ValueError for a unit that is not there."""
+    if not isinstance(unit, str):
+      raise ValueError(f'unit is {unit!r}; allowed are {list(UNITS)}')
+    if unit == 'latency' and unit not in self._totals:
+      raise ValueError(
+        "unit is 'latency', but this graph has not been timed: call "
+        'graph = graph.calibrate(batch=64) first'
+      )
+    if unit not in self._totals:
+      raise ValueError(f'unit is {unit!r}; allowed are {list(UNITS)}')
 
   def _product(self, term: Term, links: bool) -> _Product:
     own = links and term.links is not None
@@ -139,16 +176,18 @@ class CostModel:
     return number
 
   def absolute(self, gates: Mapping[str, Any], unit: str, xp: Any = jnp) -> Any:
-    """Cost at these gates in MACs or parameters.
+    """Cost at these gates: MACs, parameters, bytes or seconds.
 
     Args:
       gates: `{group: [width]}`; groups left out count as open.
       unit: one of `UNITS`.
       xp: `jax.numpy` (differentiable) or `numpy` (float64, exact for binary gates).
     """
-    check_unit(unit)
     if xp is np:
       gates = {n: np.asarray(g, np.float64) for n, g in gates.items()}
+    self.check(unit)
+    if unit in self.measured:
+      return self.measured[unit].absolute(gates, xp)
     alive = self.live.evaluate(gates)
     values = [c.evaluate(gates, xp) for c in self._counts]
     links = any(n.startswith('link:') for n in gates)
@@ -171,14 +210,8 @@ class CostModel:
 
   def total(self, unit: str) -> float:
     """Cost of the whole network."""
-    check_unit(unit)
+    self.check(unit)
     return self._totals[unit]
-
-
-def check_unit(unit: str) -> None:
-  """Raises ValueError for an unknown unit."""
-  if unit not in UNITS:
-    raise ValueError(f'unit is {unit!r}; allowed are {list(UNITS)}')
 
 
 def _compact(products: Sequence[_Product]) -> list[_Product]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import cost, labels, liveness
+from dapt_jax.graph import bytes_terms, cost, labels, liveness
 from dapt_jax.graph import program as program_lib
 
 if TYPE_CHECKING:
@@ -17,12 +17,22 @@ if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
 
 
-def build(graph: ChannelGraph) -> cost.CostModel:
-  """The cost model of a graph: multiply-accumulates of its contractions, sizes of its parameters.
+#: Terms of a node of an analysis, given its liveness; its cost in the whole network.
+_Own = Callable[['Analysis', program_lib.Node, int], list[cost.Term]]
+_Fixed = Callable[[program_lib.Program, program_lib.Node], float]
 
-  Element-wise work, pooling and reductions count nothing, as is the custom for MACs.
+
+def build(graph: ChannelGraph) -> cost.CostModel:
+  """The cost model of a graph: MACs of its contractions, sizes of its parameters, bytes moved.
+
+  Element-wise work, pooling and reductions count no MACs, as is the custom.
   """
   return _Reader(graph).build()
+
+
+def counter(graph: ChannelGraph) -> Callable[[np.ndarray], cost.Count]:
+  """The function from the labels of an axis to its live positions."""
+  return _Reader(graph)._count
 
 
 class _Reader:
@@ -43,35 +53,39 @@ class _Reader:
       for value, leaf in self.leaf.items()
       if self.graph.tree.counted[leaf]
     ]
-    macs = self._macs(self.graph.analysis, self.live.of_node)
-    return cost.CostModel({'macs': macs, 'params': params}, self.live)
+    moved = lambda analysis, node, alive: bytes_terms.of_node(analysis, node, self._count, alive)
+    top = (self.graph.analysis, self.live.of_node)
+    macs = self._walk(self._contraction, _macs, *top)
+    terms = {'macs': macs, 'params': params, 'bytes': self._walk(moved, bytes_terms.fixed, *top)}
+    return cost.CostModel(terms, self.live)
 
-  def _macs(self, analysis: Analysis, alive: Sequence[int], times: float = 1.0) -> list[cost.Term]:
-    """Terms of a program, each counted `times`; `alive` has the liveness of every node."""
+  def _walk(
+    self, own: _Own, fixed: _Fixed, analysis: Analysis, alive: Sequence[int], times: float = 1.0
+  ) -> list[cost.Term]:
+    """Terms of a program, each counted `times`; `alive` has the liveness of every node.
+
+    A loop's body counts every turn of a scan, one of a while, and of branches the dearest does. A
+    node that the analysis does not look into counts as a constant.
+    """
     terms = []
     for index, node in enumerate(analysis.program.nodes):
-      found = []
-      if node.name == 'dot_general':
-        found = [self._dot(analysis, node, alive[index])]
-      elif node.name == 'conv_general_dilated':
-        found = [self._conv(analysis, node, alive[index])]
-      elif index in analysis.bodies:
-        found = self._inside(analysis, index, alive[index])
-      elif (inner := _fixed_inside(node)) > 0:
-        found = [cost.Term(node.name, (cost.Count(inner, {}),), (), alive[index])]
+      found = own(analysis, node, alive[index])
+      if index in analysis.bodies:
+        turns = float(node.params.get('length', 1))
+        for body in _dearest(node, analysis.bodies[index], fixed):
+          lives = [alive[index]] * len(body.program.nodes)
+          found += self._walk(own, fixed, body, lives, turns)
+      elif inner := _inside(fixed, node):
+        found = [*found, cost.Term(node.name, (cost.Count(inner, {}),), (), alive[index])]
       terms += found
     if times == 1.0:
       return terms
     return [dataclasses.replace(t, counts=(cost.Count(times, {}), *t.counts)) for t in terms]
 
-  def _inside(self, analysis: Analysis, index: int, alive: int) -> list[cost.Term]:
-    """Terms of the bodies of a loop (every turn of a scan, one of a while) or of a branch."""
-    node = analysis.program.nodes[index]
-    bodies = analysis.bodies[index]
-    if node.name == 'cond':  # the dearest branch, as the whole network has it
-      bodies = [max(bodies, key=lambda b: _fixed_macs(b.program))]
-    times = float(node.params.get('length', 1))
-    return [t for b in bodies for t in self._macs(b, [alive] * len(b.program.nodes), times)]
+  def _contraction(self, analysis: Analysis, node: program_lib.Node, alive: int) -> list[cost.Term]:
+    if node.name == 'dot_general':
+      return [self._dot(analysis, node, alive)]
+    return [self._conv(analysis, node, alive)] if node.name == 'conv_general_dilated' else []
 
   def _count(self, label: np.ndarray) -> cost.Count:
     found = self.known.get(id(label))
@@ -148,28 +162,36 @@ class _Reader:
     return cost.Term('conv_general_dilated', (*counts, *kernel), (), alive)
 
 
-def _fixed_inside(node: program_lib.Node) -> float:
-  """MACs of the programs inside a node, which the analysis may not have looked into."""
-  macs = [_fixed_macs(b) for b in node.bodies]
+def _dearest(node: program_lib.Node, bodies: Sequence[Analysis], fixed: _Fixed) -> list[Analysis]:
+  """The bodies that count: of branches the one that costs most in the whole network."""
+  if node.name != 'cond':
+    return list(bodies)
+  return [max(bodies, key=lambda b: _whole(fixed, b.program))]
+
+
+def _whole(fixed: _Fixed, program: program_lib.Program) -> float:
+  return sum(fixed(program, node) + _inside(fixed, node) for node in program.nodes)
+
+
+def _inside(fixed: _Fixed, node: program_lib.Node) -> float:
+  """Cost of the programs inside a node, which the analysis may not have looked into."""
+  sizes = [_whole(fixed, b) for b in node.bodies]
   if node.name == 'cond':
-    return max(macs)
-  return float(node.params.get('length', 1)) * sum(macs) if macs else 0.0
+    return max(sizes)
+  return float(node.params.get('length', 1)) * sum(sizes)
 
 
-def _fixed_macs(program: program_lib.Program) -> float:
-  total = 0.0
-  for node in program.nodes:
-    shapes = [program.shape(v) for v in node.ins]
-    if node.name == 'dot_general':
-      contracted, batch = node.params['dimension_numbers']
-      skip = (*contracted[1], *batch[1])
-      total += math.prod(shapes[0]) * math.prod(n for i, n in enumerate(shapes[1]) if i not in skip)
-    elif node.name == 'conv_general_dilated':
-      numbers = node.params['dimension_numbers']
-      spread = any(d > 1 for d in node.params['lhs_dilation'])
-      spec = numbers.lhs_spec if spread else numbers.out_spec
-      sizes = shapes[0] if spread else program.shape(node.outs[0])
-      total += math.prod(shapes[1]) * math.prod(sizes[i] for i in (spec[0], *spec[2:]))
-    else:
-      total += _fixed_inside(node)
-  return total
+def _macs(program: program_lib.Program, node: program_lib.Node) -> float:
+  """MACs of one primitive in the whole network."""
+  shapes = [program.shape(v) for v in node.ins]
+  if node.name == 'dot_general':
+    contracted, batch = node.params['dimension_numbers']
+    skip = (*contracted[1], *batch[1])
+    return math.prod(shapes[0]) * math.prod(n for i, n in enumerate(shapes[1]) if i not in skip)
+  if node.name == 'conv_general_dilated':
+    numbers = node.params['dimension_numbers']
+    spread = any(d > 1 for d in node.params['lhs_dilation'])
+    spec = numbers.lhs_spec if spread else numbers.out_spec
+    sizes = shapes[0] if spread else program.shape(node.outs[0])
+    return math.prod(shapes[1]) * math.prod(sizes[i] for i in (spec[0], *spec[2:]))
+  return 0.0

@@ -48,7 +48,7 @@ def _with_vjp(cut, node, args, body, results):
   return list(call(*args))
 
 
-def _run(cut, program, inputs, outputs, args):
+def _run(cut, what, program, inputs, outputs, args):
   """Runs a derivative program whose inputs and outputs have labels of the cut program."""
   space = labels.LabelSpace(len(cut.dead))
   record = analysis_lib.Record({}, False)
@@ -58,7 +58,22 @@ def _run(cut, program, inputs, outputs, args):
       space.unify(a, b)
   components = space.components()
   dead = np.isin(components, np.unique(components[: len(cut.dead)][cut.dead]))
+  _check_mixing(analysis, what, dead)
   return type(cut)(analysis, dead, overrides=cut.overrides).run(args, program.outputs)
+
+
+def _check_mixing(analysis, what, dead):
+  """Refuses a rule that brings something back to an axis of which it has mixed cut positions."""
+  program = analysis.program
+  for index, numbers in analysis.refusing.items():
+    mixed = [r for r in (analysis.space.refusals[i] for i in numbers) if dead[r.labels].any()]
+    reached = program_lib.depends_on(program, program.nodes[index].outs) if mixed else ()
+    for value in program.outputs:
+      if value in reached and any(dead[a].any() for a in analysis.labels_of(value)):
+        raise ValueError(
+          f'a {what} has a derivative rule that mixes positions which were cut '
+          f'({mixed[0].reason}): leave the group out by select or ignore'
+        )
 
 
 def _inexact(values: Sequence[Any]) -> list[int]:
@@ -72,14 +87,26 @@ def _cut_jvp(cut, node, primals, tangents):
   jaxpr, consts, out_zeros = node.params['jvp_jaxpr_fun'].call_wrapped(*fixed)
   program = program_lib.flatten(jax.extend.core.ClosedJaxpr(jaxpr, consts))
   given = [cut.analysis.axes[v] for v in node.ins]
+  count = len(node.outs)
   primal_axes = [cut.analysis.axes[v] for v in node.outs]
   tangent_axes = [a for a, z in zip(primal_axes, out_zeros) if not z]
+  real = [v for v in program.outputs[count:] if program.avals[v].dtype != jax.dtypes.float0]
+  none = len(program.outputs) - count - len(real)  # tangents of integers carry nothing
+  if none:
+    tangent_axes = [a for a, v in zip(tangent_axes, program.outputs[count:]) if v in real]
+    program.outputs[count:] = real
   args = [*primals, *[tangents[i] for i in moving]]
   inputs, outputs = [*given, *[given[i] for i in moving]], [*primal_axes, *tangent_axes]
-  outs = _run(cut, program, inputs, outputs, args)
-  primal_out, rest = outs[: len(primal_axes)], iter(outs[len(primal_axes) :])
-  tangent_out = [lax.full_like(p, 0) if z else next(rest) for p, z in zip(primal_out, out_zeros)]
+  outs = _run(cut, node.name, program, inputs, outputs, args)
+  primal_out, rest = outs[:count], iter(outs[count:])
+  tangent_out = [_tangent(p, z, rest) for p, z in zip(primal_out, out_zeros)]
   return tuple(primal_out), tuple(tangent_out)
+
+
+def _tangent(primal, is_zero, rest):
+  if not jnp.issubdtype(primal.dtype, jnp.inexact):
+    return np.zeros(primal.shape, jax.dtypes.float0)
+  return lax.full_like(primal, 0) if is_zero else next(rest)
 
 
 def _cut_vjp(cut, node, args, cotangents):
@@ -101,6 +128,7 @@ def _cut_vjp(cut, node, args, cotangents):
   given = [cut.analysis.axes[v] for v in node.ins]
   ends = [cut.analysis.axes[v] for v in node.outs]
   program = program_lib.flatten(jaxpr)
-  out = _run(cut, program, [*given, *ends], [given[i] for i in moving], [*args, *cotangents])
+  wanted = [given[i] for i in moving]
+  out = _run(cut, node.name, program, [*given, *ends], wanted, [*args, *cotangents])
   found = dict(zip(moving, out))
   return tuple(found.get(i) for i in range(len(args)))

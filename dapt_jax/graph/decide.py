@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dapt_jax.graph import checks, chunks, cost, gating, selection
+from dapt_jax.graph import checks, chunks, gating, selection
 from dapt_jax.graph.architecture import Architecture
 from dapt_jax.types import Gates
 
@@ -42,7 +42,7 @@ def decide(
     graph: from `trace`.
     theta: `{group: f32[width]}` gate logits; groups left out stay whole.
     budget: share of the whole network's cost, in (0, 1].
-    unit: 'macs' or 'params'.
+    unit: 'macs', 'params', 'bytes', or 'latency' on a graph from `calibrate`.
     round_to: keep multiples of this many channels on every axis (all of them is always allowed).
       The gates of a chunk stay or go together. Like the next two either one value for all groups
       or {regular expression: value}; the first expression found in a group's name counts.
@@ -55,7 +55,7 @@ def decide(
     provenance: stored with the architecture.
 
   Returns:
-    The architecture with its costs in every unit.
+    The architecture with its costs in every unit that the graph has.
 
   Raises:
     ValueError: for a budget outside (0, 1], an unknown unit, logits that do not fit or are not
@@ -63,7 +63,7 @@ def decide(
       network, or an architecture that would cut a path through; the message names the layer.
   """
   _check(graph, theta, budget, unit)
-  _check_limits(round_to, min_width, max_cut)
+  _check_limits(graph, round_to, min_width, max_cut)
   checks.instance(keep_branches, (bool, np.bool_), 'keep_branches', 'it must be True or False')
   if within is not None:
     checks.instance(within, Architecture, 'within', 'pass an earlier Architecture of this graph')
@@ -116,7 +116,7 @@ def _alive(
 
 def _costs(graph: ChannelGraph, gates: Masks) -> dict[str, dict[str, float]]:
   out = {}
-  for unit in cost.UNITS:
+  for unit in graph.cost_model.units:
     whole = graph.total(unit)
     kept = float(graph.cost_model.absolute(gates, unit, np))
     out[unit] = {'whole': whole, 'kept': kept, 'share': kept / whole if whole else 1.0}
@@ -130,7 +130,7 @@ def _check(
   unit: str,
 ) -> None:
   gating.check(graph, theta, 'theta')
-  cost.check_unit(unit)
+  graph.cost_model.check(unit)
   if budget is not None:
     rule = 'it is a share of the whole network and must lie in (0, 1], e.g. 0.25 for a quarter'
     checks.number(budget, 'budget', rule)
@@ -139,6 +139,7 @@ def _check(
 
 
 def _check_limits(
+  graph: ChannelGraph,
   round_to: int | Mapping[str, int],
   min_width: int | Mapping[str, int],
   max_cut: float | Mapping[str, float],
@@ -147,7 +148,7 @@ def _check_limits(
   share = 'it is a share of an axis and must lie in [0, 1]'
   settings = (('round_to', round_to, whole), ('min_width', min_width, whole))
   for name, setting, rule in (*settings, ('max_cut', max_cut, share)):
-    for value in checks.by_name(setting, name):
+    for value in checks.by_name(setting, name, graph.gated_groups):
       checks.number(value, name, rule)
       fits = 0.0 <= value <= 1.0 if rule is share else value >= 1 and value % 1 == 0
       if not fits:

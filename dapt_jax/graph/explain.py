@@ -51,14 +51,19 @@ def table(graph: ChannelGraph, arch: Architecture | None = None, verbose: bool =
     lines.append(
       f'({hidden} spatial axes, single channels and loops not shown; verbose=True shows them)'
     )
-  lines.append(
+  return '\n'.join(lines + totals(graph, arch))
+
+
+def totals(graph: ChannelGraph, arch: Architecture | None = None) -> list[str]:
+  """The cost of the whole network, and what an architecture keeps of it, as lines of text."""
+  lines = [
     f'whole network: {graph.total("params"):,.0f} parameters, {graph.total("macs"):,.0f} MACs '
     'for the traced inputs'
-  )
+  ]
   if arch is not None and arch.costs:
     shares = ', '.join(f'{c["share"]:.1%} of the {unit}' for unit, c in arch.costs.items())
     lines.append(f'kept: {shares}')
-  return '\n'.join(lines)
+  return lines
 
 
 def _is_quiet(group: Group) -> bool:

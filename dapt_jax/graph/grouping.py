@@ -56,7 +56,7 @@ def find(
     found.append(groups.Group(groups.unique(name, taken), kind, len(ids), refused=why))
     taken.add(found[-1].name)
   members_of = groups.Members([g.name for g in found], owner[components], gate[components])
-  slices = _slices(analysis, members_of)
+  slices = _slices(analysis, members_of, components)
   return [_complete(g, tuple(slices[g.name])) for g in found], members_of
 
 
@@ -69,27 +69,28 @@ def _complete(group, slices):
   return dataclasses.replace(group, slices=slices, refused=refused)
 
 
-def _slices(analysis, members):
+def _slices(analysis, members, components):
   """{group: its slices}."""
+  record = analysis.record
   out: dict[str, list[groups.Slices]] = {n: [] for n in members.names}
   for leaf, value in enumerate(analysis.program.inputs):
     for axis, label in enumerate(analysis.axes[value]):
-      role = _role(analysis, value, axis)
+      end = (value, axis)
+      read = [*record.reads.get(end, ()), *record.carriers.get(end, ())]
+      named = set(components[np.concatenate(read)].tolist()) if read else set()
       for name, positions, index in members.split(label):
-        if name:
-          out[name].append(groups.Slices(leaf, axis, positions, index, role))
+        if not name:
+          continue
+        # A parameter can show several groups along one axis, and read only some of them.
+        mine = not named.isdisjoint(components[label[positions]].tolist()) if named else False
+        role = 'read' if mine else 'write' if end in record.writes else 'along'
+        out[name].append(groups.Slices(leaf, axis, positions, index, role))
   return out
-
-
-def _role(analysis, value, axis):
-  if (value, axis) in analysis.record.reads | analysis.record.carriers:
-    return 'read'
-  return 'write' if (value, axis) in analysis.record.writes else 'along'
 
 
 def _reasons(analysis, components):
   """First reason of refusal of every component, the telling ones before the spatial ones."""
-  both = analysis.record.reads & analysis.record.writes
+  both = analysis.record.reads.keys() & analysis.record.writes
   extra = [
     labels.Refusal(analysis.axes[v][a], 'one parameter both reads and writes it')
     for v, a in sorted(both)

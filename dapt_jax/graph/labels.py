@@ -66,6 +66,10 @@ class LabelSpace:
     """Whether any of these labels has been refused so far (equalities not followed)."""
     return not self._refused.isdisjoint(labels.tolist())
 
+  def refuse_rest(self, labels: np.ndarray, reason: str) -> None:
+    """Refuses those of the labels that have not been refused so far."""
+    self.refuse(labels[[label not in self._refused for label in labels.tolist()]], reason)
+
   def components(self) -> np.ndarray:
     """Component number of every label, i64[size]."""
     if not self._pairs:

@@ -160,7 +160,7 @@ class Cut:
         gate = self.weights(analysis.axes[node.ins[0]][axis])
         if gate is not None:
           gate = jnp.expand_dims(gate, [i for i in range(args[0].ndim) if i != axis])
-          args = [_weigh(node.name, args[0], gate.astype(args[0].dtype)), *args[1:]]
+          args = [_weigh(node.name, args[0], gate), *args[1:]]
     elif index in analysis.counts:
       share = self._share(analysis.counts[index], args[0].dtype)
       args = [args[0], (args[1] * share).astype(args[1].dtype)]
@@ -177,10 +177,8 @@ class Cut:
 
 
 def _weigh(name: str, x: Any, gate: Any) -> Any:
+  exact = jnp.issubdtype(x.dtype, jnp.inexact)
   if name == 'reduce_sum':
-    return x * gate
-  if jnp.issubdtype(x.dtype, jnp.inexact):
-    ends = (-jnp.inf, jnp.inf)
-  else:
-    ends = (jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max)
+    return x * gate.astype(x.dtype) if exact else jnp.where(gate > 0, x, 0)
+  ends = (-jnp.inf, jnp.inf) if exact else (jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max)
   return jnp.where(gate > 0, x, jnp.asarray(ends[name == 'reduce_min'], x.dtype))

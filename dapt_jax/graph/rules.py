@@ -54,6 +54,9 @@ class Context(Protocol):
   def depends_on_input(self, value: int) -> bool:
     """Whether the value is an activation (depends on an input, not only on parameters)."""
 
+  def has_roots(self, value: int) -> bool:
+    """Whether the value is computed from an input or a parameter."""
+
   def depends_on(self, value: int, parameter: int) -> bool:
     """Whether the value may be computed from the parameter (an activation always may)."""
 
@@ -87,8 +90,8 @@ class Context(Protocol):
     `other` is the value that multiplies this one: it must not depend on those parameters.
     """
 
-  def read(self, parameter: int, axis: int) -> None:
-    """The parameter's axis is contracted: it can carry the gates of what it reads."""
+  def read(self, parameter: int, axis: int, label: np.ndarray) -> None:
+    """The parameter's axis is contracted: it can carry the gates of these labels."""
 
   def write(self, parameter: int, axis: int) -> None:
     """The parameter's axis makes new channels."""

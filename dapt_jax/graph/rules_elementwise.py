@@ -63,7 +63,7 @@ def _barrier(ctx, node, ins):
 def _nary(ctx, node, ins):
   if node.name == 'mul':
     keep_view(ctx, *node.ins, node.outs[0]) or keep_view(ctx, *node.ins[::-1], node.outs[0])
-  elif node.name == 'div':
+  elif node.name == 'div' and not ctx.has_roots(node.ins[1]):
     keep_view(ctx, *node.ins, node.outs[0])
   return [join(ctx, node, ins, node.outs[0])]
 

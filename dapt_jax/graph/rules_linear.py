@@ -31,7 +31,7 @@ def contract(ctx, node, ins, pairs, what):
     if side is not None and all(v.axes[axes[side]] for v in views[side]):
       for view in views[side]:
         for end in view.axes[axes[side]]:
-          ctx.read(view.parameter, end)
+          ctx.read(view.parameter, end, ins[side][axes[side]])
     elif not any(ctx.carry(node.ins[s], axes[s], node.ins[1 - s]) for s in (0, 1)):
       why = f'{what} contracts {_partners(ctx, node)}: no parameter carries the gate'
       ctx.space.refuse(ins[0][axes[0]], why)
@@ -106,5 +106,4 @@ def _join_groups(ctx, groups, channels, outputs, within):
   for block in (channels[:, 1:], outputs):
     for column in range(block.shape[1]):
       ctx.space.unify(channels[:, 0], block[:, column])
-  if len(within) > 1:
-    ctx.space.refuse(within, 'a grouped convolution needs whole groups')
+  ctx.space.refuse(within, 'a grouped convolution needs whole groups')

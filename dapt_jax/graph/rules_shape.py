@@ -64,6 +64,7 @@ def _reshape(ctx, node, ins):
   if node.params.get('dimensions') is not None or 0 in old:
     return rules.opaque(ctx, node, ins)
   runs = reshapes.segments(old, new)
+  behind = {j: a for a, b in runs for j in b}
   axes: list[np.ndarray] = [np.zeros(0, np.int64)] * len(new)
   for number, (a, b) in enumerate(runs):
     sized = ([i for i in a if old[i] > 1], [j for j in b if new[j] > 1])
@@ -75,12 +76,16 @@ def _reshape(ctx, node, ins):
     if len(sized[0]) == 1 and len(sized[1]) == 1:
       axes[sized[1][0]] = ins[0][sized[0][0]]
     elif len(sized[1]) == 1:
-      axes[sized[1][0]] = _merge(ctx, node, number, {i: ins[0][i] for i in sized[0]}, sized[1][0])
+      target = sized[1][0]
+      parts = {i: ins[0][i] for i in sized[0]}
+      axes[target], behind[target] = _merge(ctx, number, parts)
+      if not behind[target]:
+        ctx.source(node.outs[0], target)
     elif len(sized[0]) == 1:
       axes = _split(ctx, number, ins[0][sized[0][0]], axes, sized[1])
     else:
       _break(ctx, [*(ins[0][i] for i in sized[0]), *(axes[j] for j in sized[1])])
-  _keep_views(ctx, node, runs)
+  _keep_views(ctx, node, behind)
   return [tuple(axes)]
 
 
@@ -106,33 +111,30 @@ def _split(ctx, number, label, axes, targets):
   return axes
 
 
-def _merge(ctx, node, number, parts, target):
-  """Several axes become one: labels of the only one that may still be cut, repeated."""
+def _merge(ctx, number, parts):
+  """Several axes become one: (labels of the one that may still be cut, repeated; [this axis]).
+
+  Where none can stay open the merged axis has labels of its own and shows no axis of a parameter.
+  """
   open_axes = [i for i, p in parts.items() if not ctx.space.is_refused(p)]
   chosen = open_axes[0] if len(open_axes) == 1 else None
   if len(open_axes) > 1:
     chosen = ctx.choice(number, [(i, parts[i]) for i in open_axes])
-  for i in open_axes:
+  for i, part in parts.items():
     if i != chosen:
-      ctx.space.refuse(parts[i], 'a reshape merges it with another axis')
+      ctx.space.refuse_rest(part, 'a reshape merges it with another axis')
   sizes = [len(p) for p in parts.values()]
   if chosen is None:
-    ctx.source(node.outs[0], target)
-    return ctx.space.fresh(int(np.prod(sizes)))
+    return ctx.space.fresh(int(np.prod(sizes))), []
   shape = [n if i == chosen else 1 for i, n in zip(parts, sizes)]
-  return np.broadcast_to(parts[chosen].reshape(shape), sizes).reshape(-1)
+  return np.broadcast_to(parts[chosen].reshape(shape), sizes).reshape(-1), [chosen]
 
 
-def _keep_views(ctx, node, runs):
-  """A reshaped parameter stays a view: split axes show one axis, a merged axis shows several."""
-  behind = {j: a for a, b in runs for j in b}
+def _keep_views(ctx, node, behind):
+  """A reshaped parameter stays a view: split axes show one axis, a merged axis the open one."""
   views = []
   for view in ctx.views(node.ins[0]):
-    mapped = [
-      # A merged axis that starts anew has no labels of the parameter: it cannot carry gates.
-      () if (node.outs[0], j) in ctx.sources else tuple(o for i in behind[j] for o in view.axes[i])
-      for j in range(len(behind))
-    ]
+    mapped = [tuple(o for i in behind[j] for o in view.axes[i]) for j in range(len(behind))]
     views.append(rules.View(view.parameter, tuple(mapped)))
   ctx.set_views(node.outs[0], views)
 

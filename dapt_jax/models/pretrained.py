@@ -41,6 +41,44 @@ def normalise(images: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   return (images - np.float32(127)) / np.float32(128)
 
 
+def prepare(images: np.ndarray) -> np.ndarray:
+  """Pictures as EfficientNet-Lite0 expects them: f32[..., 1 or 3] in [0, 1] to f32[..., 3].
+
+  Grey is repeated; the size stays.
+  """
+  colours = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+  return np.asarray(normalise(np.float32(255) * colours))
+
+
+def with_weights(model: model_lib.Model) -> model_lib.Model:
+  """The same model, whose first variables are those from ImageNet with a fresh head.
+
+  Args:
+    model: an `'efficientnet_lite0'` with three channels, of any size and number of classes.
+
+  Returns:
+    The model; its `init(key)` draws the head and nothing else.
+
+  Raises:
+    ImportError: where the package that holds the weights is not installed.
+    ValueError: for another network, or one with other widths.
+  """
+  stored = from_torch(torch_file.load(_weights_file()))
+  wanted = jax.eval_shape(model.init, jax.random.key(0))
+  head = wanted['params']['head']
+  stored['params']['head'] = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), head)
+  if jax.tree.map(jnp.shape, stored) != jax.tree.map(jnp.shape, wanted):
+    raise ValueError(
+      f'the ImageNet weights are those of an efficientnet_lite0 for images with 3 channels; '
+      f'{model.name!r} for {model.input_shape} with {model.config} is another network'
+    )
+
+  def init(key: types.PRNGKey) -> model_lib.Variables:
+    return {**stored, 'params': {**stored['params'], **layers.draw({'head': head}, key)}}
+
+  return model._replace(init=init)
+
+
 def efficientnet_lite0(
   num_classes: int = 1000,
   *,
@@ -79,9 +117,8 @@ def efficientnet_lite0(
   if head == 'fresh':
     if key is None:
       raise ValueError("head='fresh' draws a dense layer: give a key, e.g. jax.random.key(0)")
-    shapes = jax.eval_shape(model.init, key)
-    drawn = layers.draw({'head': shapes['params']['head']}, key)
-    variables['params']['head'] = drawn['head']
+    shapes = jax.eval_shape(model.init, key)['params']
+    variables['params'] |= layers.draw({'head': shapes['head']}, key)
   return model, variables
 
 

@@ -45,7 +45,7 @@ def make(
       logits permuted within layers).
     graph: from `dapt.trace`.
     budget: share of the whole network's cost; without effect on 'dense' and 'same_counts'.
-    unit: 'macs' or 'params'.
+    unit: one of `graph.UNITS`.
     key: for the random ones.
     theta: learned logits, for 'same_counts' and 'shuffled'.
     **options: passed to `graph.decide` (round_to, min_width).
@@ -108,7 +108,7 @@ def random_architecture(
     graph: from `dapt.trace`.
     key: of the draws.
     budget: share of the whole network's cost.
-    unit: 'macs' or 'params'.
+    unit: one of `graph.UNITS`.
     **options: passed to `graph.decide`.
 
   Returns:

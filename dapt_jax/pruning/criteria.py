@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from dapt_jax.graph import Architecture, ChannelGraph
@@ -89,7 +89,7 @@ def scores(
   found = measure[name]()
   _check_found(name, graph, found)
   logits = relative(graph, found, alive)
-  return {n: jnp.asarray(t, jnp.float32) for n, t in logits.items()}
+  return jax.device_put({n: t.astype(np.float32) for n, t in logits.items()})
 
 
 def relative(

@@ -6,7 +6,7 @@ that a criterion has nothing to say about are left out.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,16 +40,22 @@ def magnitude(graph: ChannelGraph, params: Params, order: int) -> Saliency:
     order: 1 or 2.
   """
   leaves = _leaves(graph, params)
+
+  @functools.cache
+  def slices(leaf: int, axis: int) -> np.ndarray:
+    """The sum over every slice, f64[size of the axis]."""
+    others = tuple(i for i in range(leaves[leaf].ndim) if i != axis)
+    return _power(leaves[leaf], order).sum(others, dtype=np.float64)
+
   out = {}
   for name, group in graph.gated_groups.items():
     powers = np.zeros(group.width)
     if group.carriers:
       flat = np.concatenate([np.ravel(leaves[i]) for i in group.carriers])
-      powers += np.abs(flat) ** order if group.kind == 'link' else (np.abs(flat) ** order).sum()
+      entries = _power(flat, order)
+      powers += entries if group.kind == 'link' else entries.sum(dtype=np.float64)
     for piece in _filters(group):
-      np.add.at(
-        powers, piece.index, _powers(leaves[piece.leaf], piece.axis, order)[piece.positions]
-      )
+      np.add.at(powers, piece.index, slices(piece.leaf, piece.axis)[piece.positions])
     out[name] = powers ** (1.0 / order)
   return out
 
@@ -188,20 +194,16 @@ def _open(graph: ChannelGraph) -> Gates:
 
 
 def _leaves(graph: ChannelGraph, params: Params) -> list[np.ndarray]:
-  leaves = [np.asarray(leaf) for leaf in graph.tree.flatten_whole(params)]
-  narrow = ('bfloat16', 'float16')
-  return [x.astype(np.float32) if x.dtype.name in narrow else x for x in leaves]
+  """The parameters in single precision or better, as they are stored where they have it."""
+  arrays = [np.asarray(leaf) for leaf in graph.tree.flatten_whole(params)]
+  return [a.astype(np.promote_types(a.dtype, np.float32), copy=False) for a in arrays]
 
 
-def _powers(array: np.ndarray, axis: int, order: int) -> np.ndarray:
-  """Sum of |entry|^order over all axes but one, f64[size of it], in one pass."""
-  parts = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], -1)
-  if order == 1:
-    return np.abs(parts).sum((0, 2), dtype=np.float64)
-  # Sums of squares run in the precision of the weights; over the first axis in double.
-  return np.einsum('anb,anb->an', parts, parts).sum(0, dtype=np.float64)
+def _power(array: np.ndarray, order: int) -> np.ndarray:
+  """|entry|^order, for order 1 or 2."""
+  return np.abs(array) if order == 1 else np.square(array)
 
 
-def _filters(group: groups.Group) -> Sequence[groups.Slices]:
-  """The slices that write a group, or those that read it where none does."""
+def _filters(group: groups.Group) -> list[groups.Slices]:
+  """The filters of a group: the slices of every writer, or of every reader where none writes."""
   return group.touching('write') or group.touching('read')

@@ -22,7 +22,7 @@ class Settings(NamedTuple):
     hard: schedule `step -> f32[]` of the hard temperature.
     soft: soft temperature; only hard / soft and rate / soft^2 matter, so 1.
     budget: share of the whole network to reach, or None for a fixed `multiplier`.
-    unit: 'macs' or 'params'.
+    unit: one of `graph.UNITS`.
     multiplier: price of the complexity at the start.
     rho: step of the multiplier per update (dual ascent on cost / target - 1, cut off at +-1).
     damping: added to the multiplier for every unit of cost / target - 1: without it the gates

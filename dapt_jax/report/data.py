@@ -43,8 +43,8 @@ class ReportData:
       (for display, e.g. the cell), 'width', 'kept'}]; 'final': {'macs_share', 'params_share',
       'missed_by'} (distance from the budget, share). Optional: 'history': {'step', 'loss', 'cost',
       'multiplier'}, lists of one length; 'gate_history': {'step': [T], 'probabilities': {group:
-      [T][width]}}; 'input_gates': [h][w] in [0, 1]; 'operator' in a branch layer, where the group's
-      name does not tell it.
+      [T][width]}}; 'input_gates': [h][w] in [0, 1]; 'picture': the cut network as SVG text;
+      'operator' in a branch layer, where the group's name does not tell it.
     results: transfer rows, see `dapt_jax.transfer.results.COLUMNS`.
     latency: {'name', 'batch', 'macs_share', 'milliseconds' (median), 'spread' (of the same unit)};
       the row of largest `macs_share` of a batch size is the network before the cut.

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 #: A reference is 'of equal cost' if its share is within this ratio of the learned one's.
 EQUAL_COST = 0.02
 _PM = '\u00a0±\u00a0'  # no line breaks inside a number and its interval
-_UNITS = {'macs': 'MACs', 'params': 'parameters'}
+_UNITS = {'macs': 'MACs', 'params': 'parameters', 'bytes': 'bytes moved'}
 _WORDS = {'win': 'win', 'loss': 'loss', 'tie': 'tie', 'unknown': 'one run'}
 _PLURALS = {'win': 'wins', 'loss': 'losses', 'tie': 'ties', 'unknown': 'without interval'}
 

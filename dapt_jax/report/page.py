@@ -130,6 +130,7 @@ def _render(
     courses=search_plots.courses(data.searches),
     operators=search_plots.operators(data.searches),
     widths=search_plots.widths(data.searches),
+    pictures=search_plots.pictures(data.searches),
     histograms=gate_plots.gate_histograms(data.searches),
     inputs=gate_plots.input_gates(data.searches),
     latency=latency_plots.latency(data.latency),

@@ -139,6 +139,19 @@ def _grid_axes(axes: axes_lib.Axes, columns: Sequence[str], rows: Sequence[str])
     spine.set_visible(False)
 
 
+def pictures(searches: Sequence[Search]) -> list[Panel]:
+  """The cut networks, drawn layer by layer: one panel per search that brings its picture."""
+  return [
+    Panel(
+      search['picture'].replace(' xmlns="http://www.w3.org/2000/svg"', ''),
+      f'{budget_title(unit, budget)}: {title_of(search)}',
+    )
+    for (unit, budget), group in by_budget(searches).items()
+    for search in group
+    if search.get('picture')
+  ]
+
+
 def widths(searches: Sequence[Search]) -> list[Panel]:
   """Kept beside original width of every layer that is no branch: one panel per budget."""
   panels = []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.data import Dataset, Standardizer
+from dapt_jax.data import Dataset
 from dapt_jax.training import writers
 from dapt_jax.transfer import draws, retrain
 from dapt_jax.types import PRNGKey
@@ -59,14 +59,14 @@ class Target(NamedTuple):
     source: name of the data set the structures come from.
     train: the split that supports are drawn from.
     test: the split that accuracies are measured on.
-    standardizer: fitted on the source.
+    standardizer: what a network is shown of images in [0, 1], nothing fitted on the target.
   """
 
   name: str
   source: str
   train: Dataset
   test: Dataset
-  standardizer: Standardizer
+  standardizer: Callable[[np.ndarray], np.ndarray]
 
 
 class Ledger:
@@ -128,8 +128,8 @@ def compare(
   """Retrains and tests every candidate on every draw.
 
   All candidates see the same draws, and the same first-weight keys, so differences can be paired.
-  Images are standardised with mean and deviation of the *source*, which is what a deployed
-  structure has; the test split is touched once per run, after training.
+  Images are prepared by `target.standardizer`, which knows the *source*, as a deployed structure
+  does; the test split is touched once per run, after training.
 
   Args:
     candidates: what to compare.
@@ -156,6 +156,8 @@ def compare(
   _check(candidates, target, support, ledger)
   # Only the examples that some support set holds travel to the device.
   used, index = np.unique(support.index, return_inverse=True)
+  # As many for every target, so that a compilation cache serves the next one as well.
+  used = np.resize(used, num_draws * support.index.shape[1])
   support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
   supports = target.train.subset(used)
   train_images = jnp.asarray(target.standardizer(supports.images))

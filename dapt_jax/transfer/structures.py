@@ -18,6 +18,7 @@ def of_architecture(
   arch: Architecture,
   *,
   inherited: Params | None = None,
+  head: str | None = None,
 ) -> Structure:
   """Cuts the architecture out of a model.
 
@@ -28,6 +29,8 @@ def of_architecture(
     arch: what to keep.
     inherited: trained weights of the whole network to start from; None draws fresh ones for the
       small network (fan-in corrected).
+    head: name of the readout's entry in `inherited['params']`, to be drawn anew for every run; None
+      keeps it.
 
   Returns:
     The small network.
@@ -44,7 +47,20 @@ def of_architecture(
   if inherited is None:
     return Structure(fresh, apply, apply_train, measure)
   kept = graph.shrink(arch, inherited)[1]
-  return Structure(lambda key: kept, apply, apply_train, measure)
+  if head is None:
+    return Structure(lambda key: kept, apply, apply_train, measure)
+
+  def with_new_head(key: PRNGKey) -> Params:
+    new = graph.shrink(arch, _with_new(head, model, inherited, key))[1]['params'][head]
+    return {**kept, 'params': {**kept['params'], head: new}}
+
+  return Structure(with_new_head, apply, apply_train, measure)
+
+
+def _with_new(head: str, model: Model, params: Params, key: PRNGKey) -> Params:
+  """Parameters of a model, but for a readout as the model draws it."""
+  new = model.init(key)['params'][head]
+  return {**params, 'params': {**params['params'], head: new}}
 
 
 def dense_pretrained(
@@ -74,8 +90,7 @@ def dense_pretrained(
     raise ValueError(f'head is {head!r}; the entries are {sorted(params["params"])}')
 
   def init(key: PRNGKey) -> Params:
-    new = model.init(key)['params'][head]
-    return {**params, 'params': {**params['params'], head: new}}
+    return _with_new(head, model, params, key)
 
   trainable = None
   if readout_only:
