@@ -258,6 +258,7 @@ def test_damaged_heads(entry, value, tmp_path):
     ),
     safetensors.numpy.save({'z': np.array([0])}),
   ],
+  ids=range(9),
 )
 def test_damaged_payloads(payload, tmp_path):
   path = tmp_path / 'a.json'

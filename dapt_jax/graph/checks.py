@@ -32,16 +32,19 @@ def number(value: Any, what: str, rule: str) -> None:
       raise TypeError(f'{what} is {kind_of(value)}; {rule}')
 
 
+def is_leaf(value: Any) -> bool:
+  """Whether a leaf is something that JAX can compute with: a number, a numeric array, keys."""
+  dtype = getattr(value, 'dtype', None)
+  if dtype is None or not hasattr(value, 'shape'):
+    return isinstance(value, (bool, numbers.Number))
+  kinds = (jnp.number, jnp.bool_, jax.dtypes.extended)
+  return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
 def leaf(value: Any, what: str) -> None:
   """Raises TypeError for a leaf that JAX cannot compute with."""
-  dtype = getattr(value, 'dtype', None)
-  allowed = (jnp.number, jnp.bool_, jax.dtypes.extended)
-  if dtype is None or not hasattr(value, 'shape'):
-    fits = isinstance(value, (bool, numbers.Number))
-  else:
-    fits = any(jnp.issubdtype(dtype, kind) for kind in allowed)
-  if not fits:
-    found = kind_of(value) if dtype is None else f'an array of {dtype}'
+  if not is_leaf(value):
+    found = f'an array of {value.dtype}' if hasattr(value, 'dtype') else kind_of(value)
     raise TypeError(f'{what} is {found}; leaves must be numeric arrays or jax.ShapeDtypeStruct')
 
 

@@ -89,8 +89,9 @@ def shapes_of(tree: Any, what: str = 'inputs') -> Any:
   Raises:
     TypeError: for a leaf that is neither a number nor a numeric array.
   """
-  for path, x in jax.tree_util.tree_leaves_with_path(tree):
-    checks.leaf(x, f'{what} leaf {_path(path)!r}')
+  if not all(map(checks.is_leaf, jax.tree.leaves(tree))):
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+      checks.leaf(x, f'{what} leaf {_path(path)!r}')
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _dtype(x)), tree)
 
 
