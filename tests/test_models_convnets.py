@@ -1,11 +1,13 @@
 """Golden counts, lowerings and shapes of the convolutional reference models."""
 
+import graph_nets as nets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from dapt_jax import graph as graph_lib
 from dapt_jax.models import densenet, layers, mobilenet, resnet, transposed
 from dapt_jax.models import model as models
 
@@ -199,3 +201,14 @@ def test_bad_fields_are_refused(name, config, message):
 
 def test_classifiers_are_all_but_the_segmenter():
   assert set(models.NAMES) - set(models.CLASSIFIERS) == {'unet', 'encoder', 'lstm', 'gru'}
+
+
+@pytest.mark.parametrize('name', list(TINY))
+def test_masked_is_shrunk(name):
+  apply_fn, params = nets.model(name, input_shape=(9, 8, 3), **TINY[name])
+  images = nets.images(2, (9, 8, 3))
+  graph = graph_lib.trace(apply_fn, params, images)
+  whole = [g.refused for g in graph.groups.values() if g.touching('write') and g.kind == 'channel']
+  assert set(whole) <= {'', 'an output of the function'}
+  arch = nets.architecture(nets.random_gates(graph, 0))
+  nets.assert_masked_is_shrunk(graph, params, arch, images, tolerance=2e-5)
