@@ -12,9 +12,6 @@ from dapt_jax.models import model as models
 from dapt_jax.models import resized
 from dapt_jax.types import Params
 
-#: Largest relative difference between the small function and the smaller model.
-_TOLERANCE = 1e-4
-
 
 def flax_module(
   model: models.Model,
@@ -99,7 +96,7 @@ def _check_results(graph: Any, fn: Any, made: models.Model, shapes: Params) -> N
   params = made.init(jax.random.key(0))
   inputs = small_lib.examples(graph, 2)
   gap = small_lib.difference(*(small_lib.run(f, params, *inputs) for f in (made.apply, fn)))
-  if not gap <= _TOLERANCE:
+  if not gap <= small_lib.TOLERANCE:
     raise _refusal(
       f'with equal parameters the results differ (relative difference {gap:.1e}): it matters '
       'which positions were kept, not only how many (zero channels that a shortcut pads, say)'

@@ -25,8 +25,6 @@ _FILES = files.Pair(
   suffix='.safetensors',
   required=('model', 'levels', 'inputs', 'cut', 'architecture'),
 )
-#: Largest relative difference between the small network and the one rebuilt from the spec.
-_TOLERANCE = 1e-4
 
 
 def save(
@@ -183,7 +181,7 @@ def _check_model(
       f'model={head["model"]["name"]!r} is not the network that was traced ({error}); {remedy}'
     ) from error
   gap = small_lib.difference(found, small_lib.run(small.fn, small.params, *inputs))
-  if not gap <= _TOLERANCE:
+  if not gap <= small_lib.TOLERANCE:
     raise ValueError(
       f'model={head["model"]["name"]!r} computes something else than the function that was traced '
       f'(relative difference {gap:.1e}); {remedy}'

@@ -20,8 +20,6 @@ from dapt_jax.types import Params
 #: Version of the operators; of 2022, so that old runtimes read the file too.
 OPSET = 18
 _IR_VERSION = 8
-#: Largest relative difference between onnxruntime and the small function.
-_TOLERANCE = 1e-4
 
 
 def save(
@@ -52,7 +50,7 @@ def save(
   inputs = small_lib.examples(graph, 5)
   found = _run(runtime, data, dict(zip(_input_names(graph), jax.tree.leaves(inputs))))
   gap = small_lib.difference(found, small_lib.run(small.fn, small.params, *inputs))
-  if not gap <= _TOLERANCE:
+  if not gap <= small_lib.TOLERANCE:
     raise ValueError(
       f'onnxruntime computes something else (relative difference {gap:.1e}), nothing is written: '
       "the translation is wrong for this network; save with format='stablehlo' instead"

@@ -12,6 +12,9 @@ import numpy as np
 from dapt_jax import graph as graph_lib
 from dapt_jax.types import ApplyFn, Params
 
+#: Largest relative difference between the small function and what is written or made of it.
+TOLERANCE = 1e-4
+
 
 class Small(NamedTuple):
   """A network that was cut out.

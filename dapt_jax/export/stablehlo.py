@@ -24,8 +24,6 @@ _FILES = files.Pair(
 )
 #: Where the weights may be.
 WEIGHTS = ('inside', 'arguments')
-#: Largest relative difference between the small function on a batch and on its examples.
-_TOLERANCE = 1e-4
 
 
 def save(
@@ -123,7 +121,7 @@ def _check_independent(
         'be the batch'
       )
   gap = small_lib.difference(small_lib.run(mapped, small.params, *inputs), wanted)
-  if not gap <= _TOLERANCE:
+  if not gap <= small_lib.TOLERANCE:
     raise ValueError(
       'the result of an example depends on the others in its batch '
       f'(relative difference {gap:.1e}), so the function is no map over examples; export the '

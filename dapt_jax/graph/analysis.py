@@ -166,12 +166,11 @@ class Analysis:
     """See `rules.Context.source`."""
     self.sources.add((value, axis))
 
-  def given(self, value: int, axes: labels.Axes | None = None, skip: int = 0) -> rules.Given:
+  def given(self, value: int, skip: int = 0) -> rules.Given:
     """See `rules.Context.given`."""
     views = tuple(rules.View(v.parameter, v.axes[skip:]) for v in self.views(value))
-    found = self.axes[value][skip:] if axes is None else axes
     roots = self._roots.get(value, frozenset())
-    return rules.Given(found, views, self.depends_on_input(value), roots)
+    return rules.Given(self.axes[value][skip:], views, self.depends_on_input(value), roots)
 
   def enter(
     self, body: program_lib.Program, inputs: Sequence[rules.Given], exact: bool = True

@@ -90,12 +90,11 @@ def _cut_jvp(cut, node, primals, tangents):
   given = [cut.analysis.axes[v] for v in node.ins]
   count = len(node.outs)
   primal_axes = [cut.analysis.axes[v] for v in node.outs]
-  tangent_axes = [a for a, z in zip(primal_axes, out_zeros) if not z]
-  real = [v for v in program.outputs[count:] if program.avals[v].dtype != jax.dtypes.float0]
-  none = len(program.outputs) - count - len(real)  # tangents of integers carry nothing
-  if none:
-    tangent_axes = [a for a, v in zip(tangent_axes, program.outputs[count:]) if v in real]
-    program.outputs[count:] = real
+  moved = [a for a, z in zip(primal_axes, out_zeros) if not z]
+  # Tangents of integers carry nothing.
+  real = [program.avals[v].dtype != jax.dtypes.float0 for v in program.outputs[count:]]
+  tangent_axes = [a for a, r in zip(moved, real) if r]
+  program.outputs[count:] = [v for v, r in zip(program.outputs[count:], real) if r]
   args = [*primals, *[tangents[i] for i in moving]]
   inputs, outputs = [*given, *[given[i] for i in moving]], [*primal_axes, *tangent_axes]
   outs = _run(cut, node.name, program, inputs, outputs, args)

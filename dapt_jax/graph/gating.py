@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -102,10 +102,7 @@ def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any
 
   def vector(label: np.ndarray) -> Any:
     parts = [p for p in here.members.split(label) if p[0] in weights]
-    out = jnp.ones(len(label), jnp.float32)
-    for name, positions, index in parts:
-      out = out.at[positions].set(weights[name][index])
-    return out if parts else None
+    return _vector(len(label), jnp.float32, weights, parts) if parts else None
 
   dead = np.zeros(here.analysis.space.size, bool)
   cut = replay.Cut(here.analysis, dead, weights=vector)
@@ -116,11 +113,7 @@ def call(graph: ChannelGraph, params: Params, gates: Gates, *inputs: Any) -> Any
 def _scaled(graph: ChannelGraph, params: Params, gates: Gates) -> Params:
   leaves = graph.tree.flatten_whole(params)
   for (leaf, axis), parts in _readers(graph, gates).items():
-    vector = jnp.ones(leaves[leaf].shape[axis], leaves[leaf].dtype)
-    for name, piece in parts:
-      values = gates[name].astype(vector.dtype)[piece.index]
-      whole = len(piece.positions) == len(vector)
-      vector = values if whole else vector.at[piece.positions].set(values)
+    vector = _vector(leaves[leaf].shape[axis], leaves[leaf].dtype, gates, parts)
     shape = [1] * leaves[leaf].ndim
     shape[axis] = -1
     leaves[leaf] = leaves[leaf] * vector.reshape(shape)
@@ -135,5 +128,15 @@ def _readers(graph: ChannelGraph, gates: Gates):
   out: dict[tuple[int, int], list] = {}
   for name in gates:
     for piece in graph.groups[name].touching('read'):
-      out.setdefault((piece.leaf, piece.axis), []).append((name, piece))
+      part = (name, piece.positions, piece.index)
+      out.setdefault((piece.leaf, piece.axis), []).append(part)
+  return out
+
+
+def _vector(size: int, dtype: Any, gates: Gates, parts: Sequence[Any]) -> jax.Array:
+  """Gates of an axis, 1 where it has none; parts are (group, positions on the axis, gates)."""
+  out = jnp.ones(size, dtype)
+  for name, positions, index in parts:
+    values = gates[name].astype(dtype)[index]
+    out = values if len(positions) == size else out.at[positions].set(values)
   return out

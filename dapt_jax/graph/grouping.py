@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import groups, labels
@@ -129,9 +127,7 @@ def _merge_axes(component_sets, size):
   count = len(component_sets)
   rows = np.repeat(np.arange(count), [len(c) for c in component_sets])
   cols = count + np.concatenate(component_sets)
-  shape = (count + size, count + size)
-  shared = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, cols)), shape=shape)
-  union = csgraph.connected_components(shared, directed=False)[1][:count]
+  union = labels.connected(rows, cols, count + size)[:count]
   numbers: dict[int, int] = {}
   return [numbers.setdefault(u, len(numbers)) for u in union.tolist()]
 

@@ -39,6 +39,7 @@ class LabelSpace:
     #: Labels that a reduction runs over, with gates as weights.
     self.weighed: list[np.ndarray] = []
     self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    self._known: tuple[tuple[int, int], np.ndarray] | None = None
     self._refused: set[int] = set()
 
   def fresh(self, n: int) -> np.ndarray:
@@ -71,12 +72,18 @@ class LabelSpace:
     self.refuse(labels[[label not in self._refused for label in labels.tolist()]], reason)
 
   def components(self) -> np.ndarray:
-    """Component number of every label, i64[size]."""
-    if not self._pairs:
-      return np.arange(self.size)
-    rows = np.concatenate([a for a, _ in self._pairs])
-    cols = np.concatenate([b for _, b in self._pairs])
-    graph = sparse.coo_matrix(
-      (np.ones(len(rows), np.int8), (rows, cols)), shape=(self.size, self.size)
-    )
-    return csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+    """Component number of every label, i64[size]; kept until something is added."""
+    state = (self.size, len(self._pairs))
+    if self._known is None or self._known[0] != state:
+      none = np.zeros(0, np.int64)
+      rows = np.concatenate([none, *(a for a, _ in self._pairs)])
+      cols = np.concatenate([none, *(b for _, b in self._pairs)])
+      self._known = state, connected(rows, cols, self.size)
+    return self._known[1]
+
+
+def connected(rows: np.ndarray, cols: np.ndarray, size: int) -> np.ndarray:
+  """Component number of every node of a graph with an edge from each row to its column, i64."""
+  ones = np.ones(len(rows), np.int8)
+  edges = sparse.coo_matrix((ones, (rows, cols)), shape=(size, size))
+  return csgraph.connected_components(edges, directed=False)[1].astype(np.int64)

@@ -66,7 +66,7 @@ class Context(Protocol):
   def set_views(self, value: int, views: Sequence[View]) -> None:
     """Declares that `value` shows these parameters and nothing else."""
 
-  def given(self, value: int, axes: labels.Axes | None = None, skip: int = 0) -> Given:
+  def given(self, value: int, skip: int = 0) -> Given:
     """What a body learns of an operand, `skip` leading axes left out."""
 
   def enter(self, body: program_lib.Program, inputs: Sequence[Given]) -> Any:
