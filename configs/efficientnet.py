@@ -6,7 +6,7 @@ that the same structures are judged on both. Every structure, by whatever criter
 one network: the ImageNet weights trained for a while on the source. It keeps these weights, gets a
 fresh readout, and is trained on 10 or 20 examples a class of the target.
 Expected: see docs/results.md.
-Cost: an estimated 45 minutes of two quiet cores, most of it compilation; not timed as a whole yet.
+Cost: about an hour of two cores: half of it search and retraining each, most of it compilation.
 Command: make study-efficientnet (data: python -m dapt_jax.data.fetch icons fashion_mnist)
 """
 

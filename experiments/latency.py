@@ -19,7 +19,8 @@ def measure(
 ) -> list[dict[str, Any]]:
   """Inference time of the whole network and of one structure per method and budget.
 
-  Repeats are interleaved, so that a busy moment of the machine hits all networks alike.
+  Repeats are interleaved, so that a busy moment of the machine hits all networks alike. All of
+  them, the whole one too, run with the lowering that is fast here.
 
   Args:
     config: checked configuration; `latency.methods` are timed at every size of a batch.
@@ -29,8 +30,7 @@ def measure(
   Returns:
     Rows {'name', 'batch', 'macs_share', 'milliseconds' (median), 'spread' (quartile range)}.
   """
-  model = task.traced
-  shown = {'whole network': (structures.of_model(task.fast, model), 1.0)}
+  shown = {'whole network': (structures.of_model(task.alone), 1.0)}
   for one in candidates:
     if one.method in config.latency.methods:
       known = 'found' if one.method == 'learned' else one.method
@@ -41,7 +41,7 @@ def measure(
   shares = {name: share for name, (_, share) in shown.items()}
   rows = []
   for size in config.latency.batch_sizes:
-    images = np.zeros((size, *model.input_shape), np.float32)
+    images = np.zeros((size, *task.alone.input_shape), np.float32)
     rows += _time(runs, shares, images, config.latency.repeats)
   return rows
 

@@ -37,6 +37,8 @@ def is_leaf(value: Any) -> bool:
   dtype = getattr(value, 'dtype', None)
   if dtype is None or not hasattr(value, 'shape'):
     return isinstance(value, (bool, numbers.Number))
+  if isinstance(dtype, np.dtype) and dtype.kind in 'biufc':
+    return True
   kinds = (jnp.number, jnp.bool_, jax.dtypes.extended)
   return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 

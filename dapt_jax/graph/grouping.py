@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,10 @@ def find(
   owner, gate = np.full(size, -1), np.zeros(size, np.int64)
   found: list[groups.Group] = []
   taken: set[str] = set()
-  for number in range(max(owner_axis, default=-1) + 1):
-    members = [s for s, o in zip(seeds, owner_axis) if o == number]
+  axes_of: list[list[Any]] = [[] for _ in range(max(owner_axis, default=-1) + 1)]
+  for seed, number in zip(seeds, owner_axis):
+    axes_of[number].append(seed)
+  for number, members in enumerate(axes_of):
     ids = _first_seen(np.concatenate([components[m[2]] for m in members]))
     owner[ids], gate[ids] = number, np.arange(len(ids))
     why = next((reasons[i] for i in ids.tolist() if i in reasons), '')

@@ -66,6 +66,8 @@ class Group:
   @functools.cached_property
   def classes(self) -> np.ndarray:
     """i64[width]: gates with equal numbers occur in exactly the same layers."""
+    if len(self.layers) == 1:
+      return (np.bincount(self.layers[0], minlength=self.width) > 0).astype(np.int64)
     occurs = np.zeros((self.width, len(self.layers)), bool)
     for number, layer in enumerate(self.layers):
       occurs[layer, number] = True

@@ -41,6 +41,7 @@ class Node:
     params: its static parameters.
     ins: value numbers read.
     outs: value numbers written.
+    flat: the bodies flattened so far, by the identity of their jaxpr; shared by all nodes.
     bodies: the flattened jaxprs among its parameters: bodies of a loop, branches, and so on.
   """
 
@@ -48,6 +49,7 @@ class Node:
   params: dict[str, Any]
   ins: list[int]
   outs: list[int]
+  flat: dict[int, Program] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
   @functools.cached_property
   def bodies(self) -> tuple[Program, ...]:
@@ -56,7 +58,10 @@ class Node:
     for name in _BODIES.get(self.name, self.params):
       value = self.params[name]
       found += [v for v in (value if isinstance(value, tuple) else (value,)) if _is_jaxpr(v)]
-    return tuple(flatten(v) for v in found)
+    for jaxpr in found:
+      if id(jaxpr) not in self.flat:  # the params of the node keep the jaxpr alive
+        self.flat[id(jaxpr)] = flatten(jaxpr)
+    return tuple(self.flat[id(jaxpr)] for jaxpr in found)
 
   @property
   def name(self) -> str:
@@ -108,6 +113,7 @@ class _Flattener:
     self.nodes: list[Node] = []
     self.avals: list[Any] = []
     self.constants: dict[int, Any] = {}
+    self.flat: dict[int, Program] = {}
 
   def new(self, aval: Any) -> int:
     self.avals.append(aval)
@@ -141,7 +147,7 @@ class _Flattener:
         continue
       outs = [self.new(v.aval) for v in eqn.outvars]
       env.update(zip(eqn.outvars, outs))
-      self.nodes.append(Node(eqn.primitive, eqn.params, ins, outs))
+      self.nodes.append(Node(eqn.primitive, eqn.params, ins, outs, self.flat))
     return [read(a) for a in jaxpr.outvars]
 
 
@@ -184,8 +190,12 @@ def needed(
   out = set(results)
   for index in reversed(range(len(program.nodes))):
     node = program.nodes[index]
-    if any(v in out for v in node.outs):
+    if out.isdisjoint(node.outs):
+      continue
+    if dead_edges:
       out.update(v for i, v in enumerate(node.ins) if (index, i) not in dead_edges)
+    else:
+      out.update(node.ins)
   return out
 
 

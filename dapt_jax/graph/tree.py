@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dapt_jax.graph import checks
 from dapt_jax.types import ApplyFn, Params
@@ -80,7 +81,8 @@ def _path(path: Sequence[Any]) -> str:
 
 
 def _is_real(leaf: Any) -> bool:
-  return jnp.issubdtype(_dtype(leaf), jnp.inexact)
+  dtype = _dtype(leaf)
+  return dtype == np.float32 or jnp.issubdtype(dtype, jnp.inexact)
 
 
 def shapes_of(tree: Any, what: str = 'inputs') -> Any:

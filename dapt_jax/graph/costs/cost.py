@@ -189,10 +189,12 @@ class CostModel:
     if unit in self.measured:
       return self.measured[unit].absolute(gates, xp)
     alive = self.live.evaluate(gates)
-    values = [c.evaluate(gates, xp) for c in self._counts]
     links = any(n.startswith('link:') for n in gates)
+    products = self._products.get((unit, links), self._products[unit, False])
+    used = {c for p in products for c in p.counts}
+    values = {c: self._counts[c].evaluate(gates, xp) for c in used}
     total = 0.0
-    for product in self._products.get((unit, links), self._products[unit, False]):
+    for product in products:
       live = alive[product.alive]
       if isinstance(live, float) and live == 0.0:
         continue
