@@ -1,0 +1,105 @@
+"""All images that tasks are made of, in one array, and where the classes of every view lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dapt_jax.data import Dataset
+from dapt_jax.data import splits as data_splits
+from dapt_jax.tasks import splits as splits_lib
+from dapt_jax.tasks import task as task_lib
+
+#: Images that may be trained on, and those that accuracies are reported on.
+SIDES = ('train', 'test')
+
+
+class Bank:
+  """Images of every view of every source, divided as the split says.
+
+  A task's images are rows of `images`, so that thousands of tasks share one array on the device.
+
+  Attributes:
+    split: the three-way split.
+    images: f32[n, H, W, C], standardised.
+  """
+
+  def __init__(self, split: splits_lib.Split, sources: Mapping[str, Dataset]) -> None:
+    """Transforms and stacks the images.
+
+    Args:
+      split: what belongs to the zoo.
+      sources: {name: all images of the data set}; equal shapes.
+
+    Raises:
+      ValueError: if a source is missing, has other classes than the split says or another shape.
+    """
+    self.split = split
+    self._check(sources)
+    pixels: list[np.ndarray] = []
+    self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
+    start = 0
+    for source, transform in (*split.views, *split.held_views):
+      data = sources[source]
+      pixels.append(task_lib.transform(data.images, transform))
+      for side, part in zip(SIDES, self._sides(data)):
+        labels = data.labels[part]
+        rows = [start + part[labels == c] for c in range(split.source_classes)]
+        self._rows[f'{source}/{transform}', side] = rows
+      start += len(data)
+    whole = np.concatenate(pixels)
+    self.images = ((whole - 0.5) / 0.5).astype(np.float32)
+
+  def _check(self, sources: Mapping[str, Dataset]) -> None:
+    for source in {s for s, _ in (*self.split.views, *self.split.held_views)}:
+      if source not in sources:
+        raise ValueError(f'the split has views of {source!r}, but only {[*sources]} are given')
+      if sources[source].num_classes != self.split.source_classes:
+        raise ValueError(
+          f'{source!r} has {sources[source].num_classes} classes, the split is made for '
+          f'{self.split.source_classes}; choose that many with Dataset.classes'
+        )
+    shapes = {name: data.image_shape for name, data in sources.items()}
+    if len(set(shapes.values())) > 1:
+      raise ValueError(f'images have shapes {shapes}; bring them to one size with Dataset.resize')
+
+  def _sides(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a source (train, test), the same for all of its transforms."""
+    size = round(self.split.train_share * len(data))
+    parts = data_splits.stratified(data.labels, [size, len(data) - size], self.split.seed)
+    return parts[0], parts[1]
+
+  def draw(
+    self, tasks: Sequence[task_lib.Task], part: str, side: str, per_class: int, seed: int
+  ) -> np.ndarray:
+    """Random images of every class of every task.
+
+    Args:
+      tasks: of one part of the split.
+      part: that part; anything else is refused.
+      side: 'train', or 'test' for accuracies that are reported.
+      per_class: images a class, without repeats.
+      seed: of the draw.
+
+    Returns:
+      i32[tasks, classes, per_class], rows of `images`; class k of the task is row k.
+
+    Raises:
+      ValueError: for a task of another part, an unknown side, or more images than there are.
+    """
+    self.split.require(tasks, part)
+    if side not in SIDES:
+      raise ValueError(f'side {side!r}: choose one of {list(SIDES)}')
+    rng = np.random.default_rng([self.split.seed, seed, SIDES.index(side)])
+    out = np.zeros((len(tasks), self.split.num_classes, per_class), np.int32)
+    for number, task in enumerate(tasks):
+      for label, source_class in enumerate(task.classes):
+        rows = self._rows[task.view, side][source_class]
+        if len(rows) < per_class:
+          raise ValueError(
+            f'class {source_class} of {task.view!r} has {len(rows)} {side} images; per_class is '
+            f'{per_class}'
+          )
+        out[number, label] = rng.choice(rows, per_class, replace=False)
+    return out

@@ -1,0 +1,165 @@
+"""A variational autoencoder of network weights, with an optional term in function space.
+
+The weights of a network are a vector, standardised entry by entry over the zoo. The loss is
+
+    mean (x - x^)^2  +  kl * KL(q(z|x) || N(0, I)) / D  +  probe * mean (f(x; p) - f(x^; p))^2,
+
+where f(x; p) are the logits of the network with weights x on probe images p of its own data set,
+divided by their standard deviation: what a network computes matters, not its weights (the term is
+ours; so are the noise on the input and the squared error alone).
+Source: the two-stage design of D2NWG (Soro et al., 2025); sizes for small networks are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from dapt_jax.types import Params, PRNGKey
+
+#: Logits of standardised weights f32[D] on probe images f32[p, H, W, C].
+Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What an autoencoder is made of.
+
+  Attributes:
+    size: D, entries of a weight vector.
+    latent: L, entries of a latent.
+    hidden: widths between the two; the decoder has them in reverse.
+    noise: standard deviation of the noise on the standardised input.
+    latent_noise: of the noise on the latent, on top of the posterior's.
+    kl: weight of the divergence.
+    probe: weight of the term in function space; 0 leaves it out.
+    learning_rate: peak of a cosine schedule over `steps`.
+    steps: updates.
+  """
+
+  size: int
+  latent: int = 128
+  hidden: tuple[int, ...] = (512, 256)
+  noise: float = 0.02
+  latent_noise: float = 0.0
+  kl: float = 1e-4
+  probe: float = 0.0
+  learning_rate: float = 1e-3
+  steps: int = 4000
+
+
+class _Network(nn.Module):
+  """Dense layers with GELU between them."""
+
+  widths: Sequence[int]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for width in self.widths[:-1]:
+      x = nn.gelu(nn.Dense(width)(x))
+    return nn.Dense(self.widths[-1])(x)
+
+
+class State(NamedTuple):
+  """State of the training.
+
+  Attributes:
+    params: of encoder and decoder.
+    optimizer: of optax.
+    key: of noise.
+  """
+
+  params: Params
+  optimizer: optax.OptState
+  key: PRNGKey
+
+
+class Autoencoder(NamedTuple):
+  """An autoencoder as pure functions.
+
+  Attributes:
+    settings: what it was made with.
+    init: `init(key) -> State`.
+    update: `update(state, batch, axis_name=None) -> (state, metrics)`; a batch is
+      `(x f32[B, D], probes f32[B, p, H, W, C] or None)`.
+    encode: `encode(params, x f32[B, D]) -> (mean, log variance)`, f32[B, L] each.
+    decode: `decode(params, z f32[B, L]) -> f32[B, D]`.
+  """
+
+  settings: Settings
+  init: Callable[[PRNGKey], State]
+  update: Callable[..., tuple[State, dict[str, jax.Array]]]
+  encode: Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
+  decode: Callable[[Params, jax.Array], jax.Array]
+
+
+def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
+  """Makes an autoencoder.
+
+  Args:
+    settings: see `Settings`.
+    outputs: logits of a network from standardised weights; needed where `probe` is not 0.
+
+  Raises:
+    ValueError: if `probe` is set without `outputs`.
+  """
+  if settings.probe and outputs is None:
+    raise ValueError(f'probe is {settings.probe}, but no outputs are given; set probe to 0')
+  encoder = _Network((*settings.hidden, 2 * settings.latent))
+  decoder = _Network((*reversed(settings.hidden), settings.size))
+  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+  def init(key: PRNGKey) -> State:
+    first, second, noise = jax.random.split(key, 3)
+    params = {
+      'encoder': encoder.init(first, jnp.zeros((1, settings.size))),
+      'decoder': decoder.init(second, jnp.zeros((1, settings.latent))),
+    }
+    return State(params, optimizer.init(params), noise)
+
+  def encode(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean, log_variance = jnp.split(jnp.asarray(encoder.apply(params['encoder'], x)), 2, axis=-1)
+    return mean, jnp.clip(log_variance, -20.0, 4.0)
+
+  def decode(params: Params, z: jax.Array) -> jax.Array:
+    return jnp.asarray(decoder.apply(params['decoder'], z))
+
+  def loss(params: Params, batch: tuple, key: PRNGKey) -> tuple[jax.Array, dict[str, jax.Array]]:
+    x, probes = batch
+    keys = jax.random.split(key, 3)
+    mean, log_variance = encode(params, x + settings.noise * jax.random.normal(keys[0], x.shape))
+    spread = jnp.exp(0.5 * log_variance) * jax.random.normal(keys[1], mean.shape)
+    wobble = settings.latent_noise * jax.random.normal(keys[2], mean.shape)
+    found = decode(params, mean + spread + wobble)
+    error = jnp.square(found - x).mean()
+    divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).sum(-1)
+    total = error + settings.kl * divergence.mean() / settings.size
+    metrics = {'error': error, 'kl': divergence.mean()}
+    if outputs is not None and settings.probe:
+      wanted = jax.vmap(outputs)(x, probes)
+      apart = jnp.square(jax.vmap(outputs)(found, probes) - wanted).mean((1, 2))
+      metrics['probe'] = (apart / wanted.var((1, 2))).mean()
+      total += settings.probe * metrics['probe']
+    return total, {'loss': total, **metrics}
+
+  def update(
+    state: State, batch: tuple, axis_name: str | None = None
+  ) -> tuple[State, dict[str, jax.Array]]:
+    key, own = jax.random.split(state.key)
+    if axis_name is not None:
+      own = jax.random.fold_in(own, lax.axis_index(axis_name))
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch, own)
+    if axis_name is not None:
+      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+    moves, inner = optimizer.update(gradient, state.optimizer, state.params)
+    return State(optax.apply_updates(state.params, moves), inner, key), metrics
+
+  return Autoencoder(settings, init, update, encode, decode)

@@ -1,0 +1,123 @@
+"""A regression hypernetwork: weights as a deterministic function of the condition.
+
+The baseline that a generator has to beat, and a choice of its own. It is trained on the same
+conditions with the squared error to the zoo's weights, and optionally with the loss of the network
+it writes on images of the task (`task`; ours).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from dapt_jax.types import Params, PRNGKey
+
+#: Logits of standardised weights f32[D] on images f32[p, H, W, C].
+Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a hypernetwork is made of.
+
+  Attributes:
+    size: D, entries of a weight vector.
+    hidden: widths.
+    regression: weight of the mean squared error to the member's standardised weights.
+    task: weight of the cross-entropy that the written network has on images of the task.
+    learning_rate: peak of a cosine schedule over `steps`.
+    steps: updates.
+  """
+
+  size: int
+  hidden: tuple[int, ...] = (512, 512)
+  regression: float = 1.0
+  task: float = 0.0
+  learning_rate: float = 1e-3
+  steps: int = 4000
+
+
+class _Network(nn.Module):
+  settings: Settings
+
+  @nn.compact
+  def __call__(self, condition: jax.Array) -> jax.Array:
+    x = condition.reshape(condition.shape[0], -1)
+    for width in self.settings.hidden:
+      x = nn.gelu(nn.LayerNorm()(nn.Dense(width)(x)))
+    return nn.Dense(self.settings.size)(x)
+
+
+class State(NamedTuple):
+  """Parameters and the state of optax."""
+
+  params: Params
+  optimizer: optax.OptState
+
+
+class Hypernetwork(NamedTuple):
+  """A hypernetwork as pure functions.
+
+  Attributes:
+    init: `init(key, condition f32[B, ...]) -> State`.
+    update: `update(state, (condition, weights f32[B, D], images f32[B, p, H, W, C], labels
+      i32[B, p]), axis_name=None) -> (state, metrics)`; images and labels only matter with `task`.
+    predict: `predict(params, condition) -> f32[B, D]`, standardised weights.
+  """
+
+  init: Callable[[PRNGKey, jax.Array], State]
+  update: Callable[..., tuple[State, dict[str, jax.Array]]]
+  predict: Callable[[Params, jax.Array], jax.Array]
+
+
+def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
+  """Makes a hypernetwork.
+
+  Args:
+    settings: see `Settings`.
+    outputs: logits of a network from standardised weights; needed where `task` is not 0.
+
+  Raises:
+    ValueError: if `task` is set without `outputs`.
+  """
+  if settings.task and outputs is None:
+    raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
+  network = _Network(settings)
+  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+  def init(key: PRNGKey, condition: jax.Array) -> State:
+    params = network.init(key, condition)
+    return State(params, optimizer.init(params))
+
+  def predict(params: Params, condition: jax.Array) -> jax.Array:
+    return jnp.asarray(network.apply(params, condition))
+
+  def loss(params: Params, batch: tuple) -> tuple[jax.Array, dict[str, jax.Array]]:
+    condition, weights, images, labels = batch
+    found = predict(params, condition)
+    error = jnp.square(found - weights).mean()
+    total, metrics = settings.regression * error, {'error': error}
+    if outputs is not None and settings.task:
+      logits = jax.vmap(outputs)(found, images)
+      cross = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+      total, metrics = total + settings.task * cross, {**metrics, 'task': cross}
+    return total, {'loss': total, **metrics}
+
+  def update(
+    state: State, batch: tuple, axis_name: str | None = None
+  ) -> tuple[State, dict[str, jax.Array]]:
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
+    if axis_name is not None:
+      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+    moves, inner = optimizer.update(gradient, state.optimizer, state.params)
+    return State(optax.apply_updates(state.params, moves), inner), metrics
+
+  return Hypernetwork(init, update, predict)

@@ -1,0 +1,132 @@
+"""Where first weights can come from without a generator: what a sampler has to beat.
+
+Every function gives f32[T, k, size], k candidates for each of T tasks.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dapt_jax.models import model as model_lib
+from dapt_jax.types import PRNGKey
+from dapt_jax.weights import members
+
+
+def random(
+  flat: members.Flat, model: model_lib.Model, count: int, k: int, key: PRNGKey
+) -> jax.Array:
+  """Fresh weights for every candidate of `count` tasks."""
+  keys = jax.random.split(key, (count, k))
+  return jax.vmap(jax.vmap(lambda own: flat.ravel(model.init(own))))(keys)
+
+
+def mean(vectors: np.ndarray, count: int) -> jax.Array:
+  """The mean of the zoo, f32[count, 1, size]."""
+  middle = jnp.asarray(vectors.mean(0, dtype=np.float64), jnp.float32)
+  return jnp.broadcast_to(middle, (count, 1, len(middle)))
+
+
+def nearest(
+  vectors: np.ndarray, zoo_conditions: np.ndarray, conditions: np.ndarray, k: int = 1
+) -> jax.Array:
+  """The networks of the k tasks whose conditions are nearest, by Euclidean distance.
+
+  Args:
+    vectors: f32[N, size], the zoo.
+    zoo_conditions: f32[N, C].
+    conditions: f32[T, C], of the new tasks.
+    k: candidates, nearest first.
+  """
+  return jnp.asarray(vectors[_nearest(zoo_conditions, conditions, k)])
+
+
+def noisy(
+  vectors: np.ndarray,
+  zoo_conditions: np.ndarray,
+  conditions: np.ndarray,
+  k: int,
+  noise: float,
+  key: PRNGKey,
+) -> jax.Array:
+  """The network of the nearest task with noise on it, as many candidates as a sampler has.
+
+  Args:
+    vectors: f32[N, size], the zoo.
+    zoo_conditions: f32[N, C].
+    conditions: f32[T, C].
+    k: candidates.
+    noise: standard deviation, in standard deviations of every weight over the zoo.
+    key: of the noise.
+  """
+  found = vectors[_nearest(zoo_conditions, conditions, 1)]
+  spread = noise * vectors.std(0)
+  shape = (len(conditions), k, vectors.shape[1])
+  return jnp.asarray(found) + spread * jax.random.normal(key, shape)
+
+
+def best_of_zoo(
+  flat: members.Flat,
+  vectors: np.ndarray,
+  images: jax.Array,
+  support: np.ndarray,
+  *,
+  group: int = 64,
+) -> jax.Array:
+  """For every task the stored network that gets most of its support images right.
+
+  Args:
+    flat: the network.
+    vectors: f32[N, size], all of the zoo are tried.
+    images: f32[n, H, W, C].
+    support: i32[T, classes, k], rows of `images` that may be trained on.
+    group: networks side by side.
+  """
+  everything = jnp.asarray(vectors)
+  best = []
+  for rows in support:
+    index = jnp.broadcast_to(jnp.asarray(rows), (len(everything), *rows.shape))
+    best.append(int(members.accuracy(flat, everything, images, index, group=group).argmax()))
+  return everything[jnp.asarray(best)][:, None]
+
+
+def choose(
+  flat: members.Flat, candidates: jax.Array, images: jax.Array, support: np.ndarray
+) -> jax.Array:
+  """Of each task's candidates the one that is best on its support images.
+
+  Where several get as many right, the one with the smallest cross-entropy there.
+
+  Args:
+    flat: the network.
+    candidates: f32[T, k, size].
+    images: f32[n, H, W, C].
+    support: i32[T, classes, s], rows of `images` that may be trained on.
+
+  Returns:
+    i32[T], the number of the candidate.
+  """
+
+  @jax.jit
+  def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
+    vectors, rows = args
+    labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])
+    shown = images[rows.reshape(-1)]
+
+    def score(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+      logits = flat.logits(vector, shown)
+      cross = -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+      return (logits.argmax(-1) == labels).mean(), cross
+
+    right, cross = jax.lax.map(score, vectors)
+    return jnp.lexsort((cross, -right))[0]
+
+  return jax.lax.map(one, (candidates, jnp.asarray(support)))
+
+
+def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
+  """i64[T, k], rows of the zoo."""
+  products = conditions @ zoo_conditions.T
+  distances = (zoo_conditions**2).sum(1) - 2.0 * products  # |condition|^2 is the same for all
+  return np.argsort(distances, axis=1, kind='stable')[:, :k]

@@ -1,0 +1,247 @@
+"""A zoo: many trained networks over many tasks, in shards on disk that can be resumed and checked.
+
+A zoo is a directory. `zoo.json` says what all networks share: model, split, recipe, seeds. A shard
+is two files, `shard-0000.json` (a record a network: task, accuracy, loss) and
+`shard-0000.safetensors` (their weights), each written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from dapt_jax import files
+from dapt_jax.models import model as model_lib
+from dapt_jax.tasks import bank as bank_lib
+from dapt_jax.tasks import task as task_lib
+from dapt_jax.training import seeds, writers
+from dapt_jax.weights import members
+
+_SHARD = files.Pair(
+  format='dapt_jax.zoo_shard',
+  version=1,
+  what='a shard of a zoo',
+  suffix='.safetensors',
+  required=('members',),
+)
+_HEAD = 'zoo.json'
+#: Where first weights come from: the same ones for every network, or each its own.
+STARTS = ('shared', 'independent')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a zoo is made of.
+
+  Attributes:
+    size: number of networks.
+    part: of the split; 'zoo', or a held-out part for networks that others are compared with.
+    per_class: training images a class of every network.
+    test_per_class: test images a class that its accuracy is measured on.
+    start: one of `STARTS`.
+    seed: of tasks, images, first weights and batches.
+    shard: networks a shard.
+  """
+
+  size: int
+  part: str = 'zoo'
+  per_class: int = 40
+  test_per_class: int = 50
+  start: str = 'shared'
+  seed: int = 0
+  shard: int = 500
+
+  def __post_init__(self) -> None:
+    for field in ('size', 'per_class', 'test_per_class', 'shard'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'{field} is {getattr(self, field)}; it must be at least 1')
+    if self.start not in STARTS:
+      raise ValueError(f'start {self.start!r}: choose one of {list(STARTS)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+  """Networks in memory.
+
+  Attributes:
+    head: what all networks share, JSON-ready.
+    tasks: task of every network.
+    records: for every network {'task', 'accuracy', 'loss'}.
+    vectors: f32[N, size], their weights; `members.flatten(model).unravel` makes a pytree of one.
+  """
+
+  head: dict[str, Any]
+  tasks: list[task_lib.Task]
+  records: list[dict[str, Any]]
+  vectors: np.ndarray
+
+  @property
+  def accuracy(self) -> np.ndarray:
+    """f32[N], on the test images of each network's task."""
+    return np.array([r['accuracy'] for r in self.records], np.float32)
+
+
+def build(
+  path: str | os.PathLike[str],
+  model: model_lib.Model,
+  bank: bank_lib.Bank,
+  plan: Plan,
+  recipe: members.Recipe,
+  *,
+  head: Mapping[str, Any] | None = None,
+  on_shard: Callable[[int, int, float], None] | None = None,
+) -> Zoo:
+  """Trains the networks that are not there yet.
+
+  Shards are spread over the local devices. A shard depends on the plan and its number alone, so a
+  build that was stopped goes on where it was and ends as if it had not been.
+
+  Args:
+    path: directory of the zoo; made where it is missing.
+    model: the network of all members, created with `in_loop=True`.
+    bank: images, and the split.
+    plan: what to build.
+    recipe: how a member is trained.
+    head: more entries for `zoo.json`, such as the fingerprint of an architecture.
+    on_shard: called with (shards done, shards in all, mean accuracy of the last one).
+
+  Returns:
+    The whole zoo.
+
+  Raises:
+    ValueError: if the directory holds another zoo (the entries that differ are named), or a shard
+      is damaged.
+    OSError: if the disk refuses.
+  """
+  root = pathlib.Path(path)
+  root.mkdir(parents=True, exist_ok=True)
+  described = _describe(model, bank, plan, recipe, head or {})
+  _check_head(root / _HEAD, described)
+  writers.write_json(root / _HEAD, described)
+  images = {d: jax.device_put(bank.images, d) for d in jax.local_devices()}
+  flat = members.flatten(model)
+  counts = [min(plan.shard, plan.size - s) for s in range(0, plan.size, plan.shard)]
+  missing = [k for k in range(len(counts)) if not _shard_is_there(root, k)]
+  done = len(counts) - len(missing)
+  for first in range(0, len(missing), len(images)):
+    batch = missing[first : first + len(images)]
+    # Dispatch returns at once: the devices work side by side until results are asked for.
+    running = [
+      _train(flat, model, bank, plan, recipe, k, counts[k], images[d])
+      for k, d in zip(batch, images)
+    ]
+    for number, (tasks, vectors, loss, accuracy) in zip(batch, running):
+      done += 1
+      mean = _save(root, number, tasks, *map(np.asarray, (vectors, loss, accuracy)))
+      if on_shard is not None:
+        on_shard(done, len(counts), mean)
+  return load(root)
+
+
+def _train(flat, model, bank, plan, recipe, number, count, images):
+  """(tasks, weights, losses, accuracies) of one shard, still being computed."""
+  seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
+  tasks = bank.split.draw(plan.part, count, seed)
+  draw = lambda side, k: jnp.asarray(bank.draw(tasks, plan.part, side, k, seed))
+  root = seeds.key(plan.seed, 'zoo')
+  own = jax.random.split(seeds.key(root, f'shard {number}'), 2)
+  if plan.start == 'shared':
+    vector = flat.ravel(model.init(seeds.key(root, 'first weights')))
+    start = jnp.broadcast_to(vector, (count, flat.size))
+  else:
+    start = jax.vmap(lambda k: flat.ravel(model.init(k)))(jax.random.split(own[0], count))
+  train = draw('train', plan.per_class)
+  run = members.train(flat, recipe, start, images, train, jax.random.split(own[1], count))
+  found = members.accuracy(flat, run.vector, images, draw('test', plan.test_per_class))
+  return tasks, run.vector, run.loss, found
+
+
+def _save(root, number, tasks, vectors, loss, accuracy) -> float:
+  if not np.isfinite(vectors).all():
+    bad = int((~np.isfinite(vectors).all(1)).sum())
+    raise FloatingPointError(
+      f'{bad} of {len(vectors)} networks of shard {number} diverged; lower the learning rate'
+    )
+  records = [
+    {'task': t.name, 'accuracy': round(float(a), 6), 'loss': round(float(v), 6)}
+    for t, a, v in zip(tasks, accuracy, loss)
+  ]
+  payload = safetensors.numpy.save({'weights': np.ascontiguousarray(vectors, np.float32)})
+  _SHARD.save(_shard_path(root, number), {'members': records}, payload)
+  return float(accuracy.mean())
+
+
+def load(path: str | os.PathLike[str]) -> Zoo:
+  """Reads a zoo.
+
+  Raises:
+    FileNotFoundError: if there is none, or shards are missing.
+    ValueError: for a damaged file; the message names it.
+  """
+  root = pathlib.Path(path)
+  if not (root / _HEAD).is_file():
+    raise FileNotFoundError(f'{root} holds no zoo: {_HEAD} is missing; build one first')
+  head = json.loads((root / _HEAD).read_text(encoding='utf-8'))
+  size, shard = head['plan']['size'], head['plan']['shard']
+  records, vectors = [], []
+  for number in range(-(-size // shard)):
+    found, payload = _SHARD.load(_shard_path(root, number))
+    records += found['members']
+    vectors.append(safetensors.numpy.load(payload)['weights'])
+  whole = np.concatenate(vectors)
+  if len(whole) != size or len(records) != size:
+    raise ValueError(
+      f'{root}: {len(whole)} weights and {len(records)} records for {size} networks; remove its '
+      'shards and build it again'
+    )
+  return Zoo(head, [task_lib.Task.parse(r['task']) for r in records], records, whole)
+
+
+def _describe(model, bank, plan, recipe, more) -> dict[str, Any]:
+  split = dataclasses.asdict(bank.split)
+  head = {
+    'model': {
+      'name': model.name,
+      'input_shape': model.input_shape,
+      'num_classes': model.num_classes,
+      'config': model.config,
+    },
+    'split': {**split, 'held_classes': sorted(map(list, split['held_classes']))},
+    'plan': dataclasses.asdict(plan),
+    'recipe': dataclasses.asdict(recipe),
+    **more,
+  }
+  return json.loads(json.dumps(writers.jsonable(head)))
+
+
+def _check_head(path: pathlib.Path, wanted: dict[str, Any]) -> None:
+  if not path.is_file():
+    return
+  found = json.loads(path.read_text(encoding='utf-8'))
+  differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+  if differing:
+    raise ValueError(
+      f'{path.parent} holds another zoo: {differing} differ; take another directory, or the '
+      'settings in its zoo.json'
+    )
+
+
+def _shard_path(root: pathlib.Path, number: int) -> pathlib.Path:
+  return root / f'shard-{number:04d}'
+
+
+def _shard_is_there(root: pathlib.Path, number: int) -> bool:
+  """Whether a shard is there and sound; half of one is trained again, a damaged one is an error."""
+  if not all(p.is_file() for p in _SHARD.paths(_shard_path(root, number))):
+    return False
+  _SHARD.load(_shard_path(root, number))
+  return True

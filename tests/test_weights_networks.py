@@ -1,0 +1,125 @@
+"""The autoencoder of weights and the regression hypernetwork."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dapt_jax.weights import autoencoder, hypernetwork
+
+SIZE, LATENT = 12, 3
+
+
+def _weights(count, seed=0):
+  """Vectors on a bent surface of three dimensions, f32[count, SIZE]."""
+  rng = np.random.default_rng(seed)
+  mix = np.random.default_rng(9).normal(size=(LATENT, SIZE))
+  return jnp.asarray(np.tanh(rng.normal(size=(count, LATENT)) @ mix), jnp.float32)
+
+
+def _outputs(vector, images):
+  """A linear network on 4 inputs with 3 classes; the entries of the vector are its kernel."""
+  return images.reshape(len(images), -1) @ vector.reshape(4, 3)
+
+
+def _train(made, state, batch, steps):
+  @jax.jit
+  def many(state):
+    return jax.lax.scan(lambda s, _: made.update(s, batch), state, length=steps)
+
+  return many(state)
+
+
+def test_autoencoder_finds_the_surface():
+  settings = autoencoder.Settings(SIZE, LATENT, (64, 64), steps=600, learning_rate=3e-3)
+  made = autoencoder.make(settings)
+  state, metrics = _train(made, made.init(jax.random.key(0)), (_weights(256), None), 600)
+  fresh = _weights(64, seed=1)
+  found = made.decode(state.params, made.encode(state.params, fresh)[0])
+  unexplained = jnp.square(found - fresh).mean() / fresh.var()
+  assert unexplained < 0.1
+  assert metrics['kl'][-1] > 0 and metrics['loss'][-1] < 0.1 * metrics['loss'][0]
+
+
+def test_term_in_function_space_keeps_what_networks_compute():
+  # Only two of four inputs ever occur: half of the weights do not matter for the function.
+  probes = (
+    jnp.zeros((256, 8, 2, 2, 1))
+    .at[:, :, 0]
+    .set(jax.random.normal(jax.random.key(5), (256, 8, 2, 1)))
+  )
+  x = jax.random.normal(jax.random.key(6), (256, SIZE))
+  wanted = jax.vmap(_outputs)(x, probes)
+  apart = {}
+  for probe in (0.0, 3.0):
+    settings = autoencoder.Settings(SIZE, 6, (64,), probe=probe, steps=500, learning_rate=3e-3)
+    made = autoencoder.make(settings, _outputs)
+    state, _ = _train(made, made.init(jax.random.key(0)), (x, probes), 500)
+    found = made.decode(state.params, made.encode(state.params, x)[0])
+    apart[probe] = float(jnp.square(jax.vmap(_outputs)(found, probes) - wanted).mean())
+  assert apart[3.0] < 0.5 * apart[0.0]
+
+
+def test_divergence_pulls_latents_to_the_normal():
+  spreads = []
+  for kl in (0.0, 30.0):
+    settings = autoencoder.Settings(SIZE, LATENT, (32,), kl=kl, steps=300, learning_rate=3e-3)
+    made = autoencoder.make(settings)
+    _, metrics = _train(made, made.init(jax.random.key(0)), (_weights(128), None), 300)
+    spreads.append(float(metrics['kl'][-1]))
+  assert spreads[1] < 0.3 * spreads[0]
+
+
+def test_hypernetwork_regresses_or_fits_the_task():
+  rng = np.random.default_rng(0)
+  condition = jnp.asarray(rng.normal(size=(64, 2, 3)), jnp.float32)
+  weights = jnp.tanh(
+    condition.reshape(64, 6) @ jnp.asarray(rng.normal(size=(6, SIZE)), jnp.float32)
+  )
+  images = jnp.asarray(rng.normal(size=(64, 10, 2, 2, 1)), jnp.float32)
+  labels = jax.vmap(_outputs)(weights, images).argmax(-1)
+  batch = condition, weights, images, labels
+  right = {}
+  for regression, task in ((1.0, 0.0), (0.0, 1.0)):
+    settings = hypernetwork.Settings(
+      SIZE, (64,), regression=regression, task=task, steps=400, learning_rate=3e-3
+    )
+    made = hypernetwork.make(settings, _outputs)
+    state, metrics = _train(made, made.init(jax.random.key(0), condition), batch, 400)
+    found = made.predict(state.params, condition)
+    right[task] = float((jax.vmap(_outputs)(found, images).argmax(-1) == labels).mean())
+    apart = float(jnp.square(found - weights).mean())
+    assert (apart < 0.05) == (regression == 1.0)
+    assert set(metrics) == {'loss', 'error'} | ({'task'} if task else set())
+  assert min(right.values()) > 0.85
+
+
+@pytest.mark.parametrize('room', [autoencoder, hypernetwork])
+def test_devices_average_their_gradients(room):
+  extra = {'latent': LATENT} if room is autoencoder else {}
+  still = {'noise': 0.0, 'kl': 0.0} if room is autoencoder else {}
+  made = room.make(room.Settings(SIZE, hidden=(8,), **extra, **still))
+  x = _weights(8)
+  batch = (x, None) if room is autoencoder else (x[:, None, :4], x, None, None)
+  first = (jax.random.key(0),) if room is autoencoder else (jax.random.key(0), batch[0])
+  state = made.init(*first)
+  one, _ = jax.jit(made.update)(state, batch)
+  halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
+  both = functools.partial(made.update, axis_name='devices')
+  two, _ = jax.jit(jax.vmap(both, in_axes=(None, 0), axis_name='devices'))(state, halves)
+  if room is autoencoder:  # the posterior's noise differs from device to device
+    leaves = jax.tree.leaves(two.params)
+    assert all(np.array_equal(a[0], a[1]) for a in leaves)
+    return
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-4, atol=1e-6), one.params, two.params
+  )
+
+
+def test_a_term_needs_its_network():
+  with pytest.raises(ValueError, match='set probe to 0'):
+    autoencoder.make(autoencoder.Settings(SIZE, probe=1.0))
+  with pytest.raises(ValueError, match='set task to 0'):
+    hypernetwork.make(hypernetwork.Settings(SIZE, task=1.0))

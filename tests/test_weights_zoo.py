@@ -1,0 +1,192 @@
+"""Many networks in one program, and the zoo that keeps them."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import weights_toys
+
+from dapt_jax.weights import members, starts, zoo
+
+RECIPE = members.Recipe(steps=60, batch_size=8, learning_rate=0.02, group=3)
+PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3)
+
+
+@pytest.fixture(scope='module')
+def bank():
+  return weights_toys.make_bank()
+
+
+@pytest.fixture(scope='module')
+def model():
+  return weights_toys.model()
+
+
+@pytest.fixture(scope='module')
+def built(bank, model, tmp_path_factory):
+  path = tmp_path_factory.mktemp('zoo') / 'small'
+  seen = []
+  found = zoo.build(path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  assert seen == [(1, 3), (2, 3), (3, 3)]
+  return path, found
+
+
+def _problem(bank, model, count=4):
+  flat = members.flatten(model)
+  tasks = bank.split.draw('zoo', count, 0)
+  train = jnp.asarray(bank.draw(tasks, 'zoo', 'train', 8, 0))
+  test = jnp.asarray(bank.draw(tasks, 'zoo', 'test', 5, 0))
+  start = jnp.broadcast_to(flat.ravel(model.init(jax.random.key(0))), (count, flat.size))
+  keys = jax.random.split(jax.random.key(1), count)
+  return flat, start, jnp.asarray(bank.images), train, test, keys
+
+
+def test_networks_learn_their_own_task(bank, model):
+  flat, start, images, train, test, keys = _problem(bank, model)
+  run = members.train(flat, RECIPE, start, images, train, keys)
+  before = members.accuracy(flat, start, images, test)
+  after = members.accuracy(flat, run.vector, images, test)
+  assert after.min() > 0.8 > before.mean()
+  other = members.accuracy(flat, run.vector, images, jnp.roll(test, 1, axis=0))
+  assert other.mean() < after.mean() - 0.2  # a network knows its own task, not the next one
+  assert run.loss.max() < 0.5
+
+
+def test_training_in_parts_or_other_groups_is_the_same(bank, model):
+  flat, start, images, train, _, keys = _problem(bank, model)
+  whole = members.train(flat, RECIPE, start, images, train, keys)
+  parts = members.begin(RECIPE, start)
+  for first, last in ((0, 7), (7, 8), (8, 60)):
+    parts = members.advance(flat, RECIPE, parts, images, train, keys, first, last)
+  np.testing.assert_array_equal(whole.vector, parts.vector)
+  np.testing.assert_array_equal(whole.loss, parts.loss)
+  single = members.train(flat, dataclasses.replace(RECIPE, group=1), start, images, train, keys)
+  np.testing.assert_allclose(whole.vector, single.vector, atol=2e-4)
+
+
+def test_batch_norm_statistics_follow_the_training(bank):
+  model = weights_toys.model(batch_norm=True)
+  flat, start, images, train, test, keys = _problem(bank, model)
+  run = members.train(flat, RECIPE, start, images, train, keys)
+  first, last = (flat.unravel(v[0])['batch_stats']['bn1']['mean'] for v in (start, run.vector))
+  assert np.abs(first - last).max() > 0.1
+  decayed = dataclasses.replace(RECIPE, weight_decay=0.5, learning_rate=1e-6)
+  shrunk = members.train(flat, decayed, start, images, train, keys)
+  pulled = dataclasses.replace(RECIPE, learning_rate=1e-6)
+  plain = members.train(flat, pulled, start, images, train, keys)
+  stats = [flat.unravel(r.vector[0])['batch_stats'] for r in (shrunk, plain)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *stats)
+  assert members.accuracy(flat, run.vector, images, test).mean() > 0.7
+
+
+def test_curve_starts_at_the_start(bank, model):
+  flat, start, images, train, test, keys = _problem(bank, model)
+  found = members.curve(flat, RECIPE, start, images, train, test, keys, (0, 1, 60))
+  np.testing.assert_array_equal(found[0], members.accuracy(flat, start, images, test))
+  trained = members.train(flat, RECIPE, start, images, train, keys)
+  np.testing.assert_array_equal(found[2], members.accuracy(flat, trained.vector, images, test))
+  for steps in ((0, 0), (3, 2), (0, 61)):
+    with pytest.raises(ValueError, match='must increase, from 0 to 60'):
+      members.curve(flat, RECIPE, start, images, train, test, keys, steps)
+
+
+def test_a_zoo_reads_back(built, bank, model):
+  path, found = built
+  assert found.vectors.shape == (5, members.flatten(model).size) and len(found.tasks) == 5
+  bank.split.require(found.tasks, 'zoo')
+  assert found.accuracy.mean() > 0.8
+  again = zoo.load(path)
+  np.testing.assert_array_equal(again.vectors, found.vectors)
+  assert again.records == found.records and again.tasks == found.tasks
+  assert found.head['model']['config']['widths'] == [6]
+  # Members differ although all start alike, and tasks differ between shards.
+  assert len({r['task'] for r in found.records}) > 3
+
+
+def test_a_build_that_was_stopped_goes_on(built, bank, model, tmp_path):
+  _, found = built
+  short = zoo.build(tmp_path, model, bank, PLAN, RECIPE)
+  for name in ('shard-0001.json', 'shard-0002.safetensors'):
+    (tmp_path / name).unlink()
+  kept = (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns
+  seen = []
+  again = zoo.build(tmp_path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  assert seen == [(2, 3), (3, 3)]
+  assert (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns == kept
+  for other in (short, again):
+    np.testing.assert_array_equal(other.vectors, found.vectors)
+
+
+def test_first_weights_of_their_own(bank, model, tmp_path):
+  plan = dataclasses.replace(PLAN, size=2, start='independent')
+  still = dataclasses.replace(RECIPE, learning_rate=1e-9)
+  own = zoo.build(tmp_path / 'own', model, bank, plan, still).vectors
+  shared = zoo.build(
+    tmp_path / 'one', model, bank, dataclasses.replace(plan, start='shared'), still
+  )
+  assert np.abs(own[0] - own[1]).max() > 0.1
+  np.testing.assert_allclose(shared.vectors[0], shared.vectors[1], atol=1e-5)
+
+
+def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
+  path, _ = built
+  with pytest.raises(FileNotFoundError, match='build one first'):
+    zoo.load(tmp_path / 'nothing')
+  copy = tmp_path / 'copy'
+  copy.mkdir()
+  for file in path.iterdir():
+    (copy / file.name).write_bytes(file.read_bytes())
+  with pytest.raises(ValueError, match=r"another zoo: \['recipe'\] differ"):
+    zoo.build(copy, model, bank, PLAN, dataclasses.replace(RECIPE, steps=61))
+  shard = copy / 'shard-0001.safetensors'
+  data = bytearray(shard.read_bytes())
+  data[-1] ^= 1
+  shard.write_bytes(data)
+  for use in (lambda: zoo.load(copy), lambda: zoo.build(copy, model, bank, PLAN, RECIPE)):
+    with pytest.raises(ValueError, match=r'shard-0001\.safetensors is damaged'):
+      use()
+  shard.unlink()
+  with pytest.raises(FileNotFoundError, match='shard-0001'):
+    zoo.load(copy)
+  head = json.loads((copy / 'zoo.json').read_text())
+  assert head['plan']['seed'] == 3
+
+
+@pytest.mark.parametrize('changes', [{'size': 0}, {'shard': 0}, {'start': 'own'}])
+def test_bad_plans(changes):
+  with pytest.raises(ValueError, match=r'at least 1|choose one of'):
+    dataclasses.replace(PLAN, **changes)
+
+
+def test_a_diverged_network_is_not_kept(bank, model, tmp_path):
+  with pytest.raises(FloatingPointError, match='lower the learning rate'):
+    zoo.build(tmp_path, model, bank, PLAN, dataclasses.replace(RECIPE, learning_rate=1e30))
+  assert not list(tmp_path.glob('shard*'))
+
+
+def test_starts_that_need_no_generator(built, bank, model):
+  _, found = built
+  flat, _, images, _, _, _ = _problem(bank, model)
+  support = bank.draw(found.tasks, 'zoo', 'train', 8, 5)
+  # A task of the zoo itself: the network that was trained on it is the best stored one.
+  best = starts.best_of_zoo(flat, found.vectors, images, support)
+  right = [np.abs(found.vectors - b[0]).max(1).argmin() for b in np.asarray(best)]
+  accuracy = lambda v: members.accuracy(flat, v, images, jnp.asarray(support))
+  every = [accuracy(jnp.broadcast_to(v, (5, flat.size))) for v in found.vectors]
+  np.testing.assert_array_equal(accuracy(best[:, 0]), jnp.stack(every).max(0))
+  assert sorted(right) != [right[0]] * 5
+  codes = np.eye(5, 7, dtype=np.float32)
+  near = starts.nearest(found.vectors, codes, codes[[3, 1]] * 0.9, k=2)
+  np.testing.assert_array_equal(near[:, 0], found.vectors[[3, 1]])
+  noisy = starts.noisy(found.vectors, codes, codes[[3]], 4, 0.0, jax.random.key(0))
+  np.testing.assert_array_equal(noisy[0], found.vectors[[3] * 4])
+  np.testing.assert_allclose(starts.mean(found.vectors, 2)[1, 0], found.vectors.mean(0), rtol=1e-5)
+  fresh = starts.random(flat, model, 2, 3, jax.random.key(0))
+  assert fresh.shape == (2, 3, flat.size) and np.abs(fresh[0, 0] - fresh[0, 1]).max() > 0.1
+  # Of candidates the one that is best on the support images is taken.
+  others = [jnp.broadcast_to(v, (5, flat.size)) for v in (fresh[0, 0], fresh[0, 1])]
+  candidates = jnp.stack([others[0], best[:, 0], others[1]], axis=1)
+  assert starts.choose(flat, candidates, images, support).tolist() == [1] * 5
