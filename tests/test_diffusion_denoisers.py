@@ -29,9 +29,9 @@ def setup(name, size=6):
 def shaken(params):
   """Zero weights hide what they multiply."""
   flat, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(flat))
-  moved = [p + 0.3 * jax.random.normal(k, p.shape) for p, k in zip(flat, keys)]
-  return jax.tree.unflatten(structure, moved)
+  sizes = [p.size for p in flat]
+  noise = jnp.split(jax.random.normal(jax.random.key(1), (sum(sizes),)), np.cumsum(sizes)[:-1])
+  return jax.tree.unflatten(structure, [p + 0.3 * n.reshape(p.shape) for p, n in zip(flat, noise)])
 
 
 @pytest.fixture(scope='module', params=CASES)
@@ -73,20 +73,18 @@ def test_time_features_tell_neighbouring_steps_apart():
 
 
 def test_tokens_are_told_apart_by_their_position_only():
-  init_fn, predict, x, t, condition, drop = setup('dit')
-  del init_fn, predict
-  places = jnp.eye(4)
-  run = lambda p: denoisers.functions(DIT, x, condition, position=p)
-  params = shaken(run(places)[0](jax.random.key(3)))
-  order = jnp.array([2, 0, 3, 1])
-  y = run(places)[1](params, x, t, condition, drop)
-  both = run(places[order])[1](params, x[:, order], t, condition, drop)
-  np.testing.assert_allclose(both, y[:, order], atol=1e-4)
-  only_tokens = run(places)[1](params, x[:, order], t, condition, drop)
-  assert np.abs(only_tokens - y[:, order]).max() > 1e-2
-  # What is given as a position may have another number of rows for other networks.
-  longer = jnp.concatenate([x, x], axis=1)
-  assert DIT.apply(params, longer, t, condition, drop, jnp.ones((8, 4))).shape == (6, 8, 5)
+  *_, x, t, condition, drop = setup('dit')
+  module = denoisers.DiT(width=8, depth=1, heads=1, mlp_width=8)
+  init_fn, predict_fn = denoisers.functions(module, x, condition, position=jnp.eye(4))
+  predict_fn = jax.jit(predict_fn)
+  params, order = shaken(init_fn(jax.random.key(3))), jnp.array([2, 0, 3, 1])
+  at = jax.jit(lambda x, places: module.apply(params, x, t, condition, drop, places))
+  y = at(x, jnp.eye(4))
+  np.testing.assert_allclose(predict_fn(params, x, t, condition, drop), y, atol=1e-5)
+  np.testing.assert_allclose(at(x[:, order], jnp.eye(4)[order]), y[:, order], atol=1e-4)
+  assert np.abs(at(x[:, order], jnp.eye(4)) - y[:, order]).max() > 1e-2
+  # Where positions are given, other networks may have other numbers of tokens.
+  assert at(jnp.concatenate([x, x], axis=1), jnp.ones((8, 4))).shape == (6, 8, 5)
 
 
 def test_bad_input():

@@ -46,7 +46,7 @@ def test_the_average_is_the_bias_corrected_one():
 
 def test_no_average_with_decay_zero():
   training = make(ema_decay=0.0)
-  state, _ = training.update(training.init(jax.random.key(0)), BATCH)
+  state, _ = jax.jit(training.update)(training.init(jax.random.key(0)), BATCH)
   np.testing.assert_allclose(state.ema['w'], state.params['w'])
 
 
@@ -90,28 +90,28 @@ def test_the_loss_of_a_perfect_prediction_is_zero():
 
   training = make(knowing)
   state = training.init(jax.random.key(0))
-  _, metrics = training.update(state, (BATCH[0], BATCH[0]))
+  _, metrics = jax.jit(training.update)(state, (BATCH[0], BATCH[0]))
   assert float(metrics['loss']) < 1e-4
 
 
-@pytest.mark.parametrize('name', ['epsilon', 'v', 'flow'])
+@pytest.mark.parametrize('name', ['v', 'flow'])
 def test_a_mixture_is_learned_and_each_condition_gets_its_modes(name):
   goal = ALL[name]
 
   def draw(data, key):
     of_rows, of_noise = jax.random.split(key)
-    rows = jax.random.randint(of_rows, (2, 128), 0, 2)
-    x0 = data[rows[0], rows[1]] + 0.1 * jax.random.normal(of_noise, (128, 2))
+    rows = jax.random.randint(of_rows, (2, 64), 0, 2)
+    x0 = data[rows[0], rows[1]] + 0.1 * jax.random.normal(of_noise, (64, 2))
     return x0, jax.nn.one_hot(rows[0], 2)
 
   example = draw(MODES, jax.random.key(0))
-  module = denoisers.ResidualMLP(width=48, blocks=2)
+  module = denoisers.ResidualMLP(width=32, blocks=2)
   init_fn, predict_fn = denoisers.functions(module, *example)
-  training = train.make_training(init_fn, predict_fn, goal, optax.adam(4e-3), ema_decay=0.99)
-  mapped = runner.make_update(train.repeated(training.update, draw, 300), kind='jit')
+  training = train.make_training(init_fn, predict_fn, goal, optax.adam(5e-3), ema_decay=0.99)
+  mapped = runner.make_update(train.repeated(training.update, draw, 250), kind='jit')
   start = training.init(jax.random.key(1))
   result = loop.run(mapped, start, lambda i: MODES, num_steps=3, progress=False)
-  assert int(result.state.step) == 900
+  assert int(result.state.step) == 750
 
   kinds = jnp.arange(400) % 2
   bound = lambda *args: predict_fn(result.state.ema, *args)
@@ -126,7 +126,7 @@ def test_a_mixture_is_learned_and_each_condition_gets_its_modes(name):
 
 
 def test_several_updates_in_one_call_are_the_single_ones():
-  training = make(optimizer=optax.adam(0.01))
+  training = make(optimizer=optax.sgd(0.01))
   draw = lambda data, key: (data[jax.random.randint(key, (4,), 0, 8)], jnp.ones((4, 1)))
   state = training.init(jax.random.key(0))
   three, metrics = jax.jit(train.repeated(training.update, draw, 3))(state, BATCH[0])
@@ -163,7 +163,7 @@ def test_bad_input():
     train.repeated(make().update, None, 0)
   training = make()
   state = training.init(jax.random.key(0))
-  with pytest.raises(ValueError, match='a batch is a pair .x0, condition., got dict'):
+  with pytest.raises(ValueError, match=r'a batch is a pair .x0, condition., got dict'):
     training.update(state, {'x0': BATCH[0]})
   with pytest.raises(ValueError, match=r'x0 has shape \(8, 3\).*have \[\(7, 1\)\]'):
     training.update(state, (BATCH[0], jnp.ones((7, 1))))

@@ -14,10 +14,11 @@ slope = h / (2 h_before), h being the step in ln(alpha / sigma).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dapt_jax.diffusion import objective as objective_lib
@@ -33,13 +34,13 @@ METHODS = ('ddim', 'ddpm', 'dpm_solver', 'heun')
 
 
 class _Moves(NamedTuple):
-  """Coefficients of the rule for every move, f32[num_steps] each."""
+  """Coefficients of the rule for every move, [num_steps] each; NumPy's until they are scanned."""
 
-  time: jax.Array
-  keep: jax.Array
-  pull: jax.Array
-  spread: jax.Array
-  slope: jax.Array
+  t: Any
+  keep: Any
+  pull: Any
+  spread: Any
+  slope: Any
 
 
 def sample(
@@ -52,7 +53,7 @@ def sample(
   method: str = 'ddim',
   num_steps: int = 30,
   guidance: jax.Array | float | None = None,
-  eta: jax.Array | float | None = None,
+  eta: float = 0.0,
 ) -> jax.Array:
   """Draws one example for every row of the condition. Pure, to be called inside `jax.jit`.
 
@@ -69,14 +70,15 @@ def sample(
     guidance: weight w f32[] or f32[B] of classifier-free guidance, unconditional + w (conditional -
       unconditional) (Ho and Salimans, 2022, whose w is ours less 1); 1 changes nothing. Each call
       of the denoiser then has 2B rows. None leaves guidance, and its cost, out.
-    eta: noise of 'ddim', from 0 (None, deterministic) to 1 ('ddpm').
+    eta: noise of 'ddim', from 0 (deterministic) to 1 ('ddpm').
 
   Returns:
     f32[B, *shape].
 
   Raises:
-    ValueError: for an unknown method, a number of steps out of range, `eta` with another method,
-      condition arrays that do not share a leading axis, or a denoiser that changes the shape.
+    ValueError: for an unknown method, a number of steps or an `eta` out of range, `eta` with
+      another method, condition arrays that do not share a leading axis, or a denoiser that changes
+      the shape.
   """
   size = _check(method, condition, guidance, eta)
   guided = _guided(denoiser, condition, size, guidance)
@@ -92,30 +94,28 @@ def sample(
 
   of_start, of_moves = jax.random.split(key)
   start = jax.random.normal(of_start, (size, *shape))
-  times = objective.process.times(num_steps)
+  nodes = objective.process.nodes(num_steps)
   if method == 'heun':
-    return _heun(estimate, objective.process, times, start)
-  noisy = method == 'ddpm' or eta is not None
-  amount = 1.0 if method == 'ddpm' else 0.0 if eta is None else eta
-  moves = _plan(objective.process, times, amount, method == 'dpm_solver')
-  return _multistep(estimate, moves, start, of_moves if noisy else None)
+    return _heun(estimate, nodes, start)
+  amount = 1.0 if method == 'ddpm' else eta
+  moves = _plan(nodes, amount, method == 'dpm_solver')
+  return _multistep(estimate, moves, start, of_moves if amount else None)
 
 
-def _plan(
-  process: schedule_lib.Process, times: jax.Array, eta: jax.Array | float, second_order: bool
-) -> _Moves:
+def _plan(nodes: schedule_lib.Nodes, eta: float, second_order: bool) -> _Moves:
   """The coefficients, see the top of this file."""
-  alpha, sigma = process.at(times)
-  alpha_t, alpha_s, sigma_t, sigma_s = alpha[:-1], alpha[1:], sigma[:-1], sigma[1:]
-  added = jnp.square(sigma_t) - jnp.square(alpha_t / alpha_s * sigma_s)  # noise from s to t
-  spread = eta * sigma_s / sigma_t * jnp.sqrt(jnp.maximum(added, 0.0))
-  keep = jnp.sqrt(jnp.maximum(jnp.square(sigma_s) - jnp.square(spread), 0.0)) / sigma_t
-  slope = jnp.zeros_like(keep)
+  alpha_t, alpha_s, sigma_t, sigma_s = (part for a in nodes[1:] for part in (a[:-1], a[1:]))
+  added = np.square(sigma_t) - np.square(alpha_t / alpha_s * sigma_s)  # variance from s to t
+  spread = eta * sigma_s / sigma_t * np.sqrt(added)
+  keep = np.sqrt(np.square(sigma_s) - np.square(spread)) / sigma_t
+  slope = np.zeros_like(keep)
   if second_order and len(slope) > 2:
-    # The first move has no step before it; the last ends where ln(alpha / sigma) is infinite.
-    h = jnp.diff(0.5 * schedule_lib.log_snr(process, times[:-1]))
-    slope = slope.at[1:-1].set(h[1:] / (2.0 * h[:-1]))
-  return _Moves(times[:-1], keep, alpha_s - keep * alpha_t, spread, slope)
+    # The first move has none before it; the last has no end in ln(alpha / sigma), nor has the
+    # first of the straight path a beginning, and h of the second is nothing beside it.
+    with np.errstate(divide='ignore'):
+      h = np.diff(np.log(nodes.alpha[:-1] / nodes.sigma[:-1]))
+    slope[1:-1] = h[1:] / (2.0 * h[:-1])
+  return _Moves(nodes.t[:-1], keep, alpha_s - keep * alpha_t, spread, slope)
 
 
 def _multistep(
@@ -125,27 +125,26 @@ def _multistep(
 
   def move(carry: tuple[jax.Array, jax.Array], now: tuple[_Moves, jax.Array]):
     (x, before), (at, number) = carry, now
-    x0, _ = estimate(x, at.time)
+    x0, _ = estimate(x, at.t)
     x = at.keep * x + at.pull * (x0 + at.slope * (x0 - before))
     if key is not None:
       x = x + at.spread * jax.random.normal(jax.random.fold_in(key, number), x.shape)
     return (x, x0), None
 
-  numbers = jnp.arange(len(moves.time))
-  (x, _), _ = lax.scan(move, (start, jnp.zeros_like(start)), (moves, numbers))
+  scanned = _Moves(*(jnp.asarray(a, jnp.float32) for a in moves))
+  numbers = jnp.arange(len(moves.t))
+  (x, _), _ = lax.scan(move, (start, jnp.zeros_like(start)), (scanned, numbers))
   return x
 
 
-def _heun(
-  estimate: _Estimate, process: schedule_lib.Process, times: jax.Array, start: jax.Array
-) -> jax.Array:
+def _heun(estimate: _Estimate, nodes: schedule_lib.Nodes, start: jax.Array) -> jax.Array:
   """Heun's second-order method on the straightened path.
 
   u = x / (alpha + sigma) moves along du/dr = epsilon - x_0 with r = sigma / (alpha + sigma): the
   straight path, whatever the process. The last move, to r = 0, goes straight to the data.
   """
-  alpha, sigma = process.at(times)
-  scale, place = alpha + sigma, sigma / (alpha + sigma)
+  scale = nodes.alpha + nodes.sigma
+  place = nodes.sigma / scale
 
   def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
     x0, epsilon = estimate(x, t)
@@ -157,9 +156,9 @@ def _heun(
     first = velocity(x, times[0])
     return along(0.5 * (first + velocity(along(first), times[1]))), None
 
-  pairs = tuple(jnp.stack([a[:-2], a[1:-1]], axis=1) for a in (times, scale, place))
-  x, _ = lax.scan(move, start, pairs)
-  return estimate(x, times[-2])[0]
+  ends = (np.stack([a[:-2], a[1:-1]], axis=1) for a in (nodes.t, scale, place))
+  x, _ = lax.scan(move, start, tuple(jnp.asarray(pair, jnp.float32) for pair in ends))
+  return estimate(x, jnp.asarray(nodes.t[-2], jnp.float32))[0]
 
 
 def _guided(
@@ -188,18 +187,16 @@ def _check(
   method: str,
   condition: ArrayTree,
   guidance: jax.Array | float | None,
-  eta: jax.Array | float | None,
+  eta: float,
 ) -> int:
   """Checks the arguments; the number of rows B."""
   if method not in METHODS:
     raise ValueError(
       f"unknown method {method!r}: choose one of {', '.join(METHODS)} (Euler's method is 'ddim')"
     )
-  if eta is not None and method != 'ddim':
-    raise ValueError(
-      f"eta={eta} is the noise of 'ddim', but the method is {method!r}: leave it out"
-    )
-  if isinstance(eta, int | float) and not 0 <= eta <= 1:
+  if eta and method != 'ddim':
+    raise ValueError(f"eta={eta} belongs to method 'ddim': leave it out for {method!r}")
+  if not 0 <= eta <= 1:
     raise ValueError(f'eta={eta} must be from 0 (no noise) to 1 (ancestral)')
   shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(condition)]
   sizes = {shape[:1] for shape in shapes}

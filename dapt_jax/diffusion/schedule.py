@@ -2,7 +2,9 @@
 
 Every process here is x_t = alpha(t) x_0 + sigma(t) epsilon with epsilon ~ N(0, I). Time runs from
 t = 0, the data, to t = 1, (almost) pure noise, whatever the process. A process knows three things:
-alpha and sigma `at` a time, how to `draw` a time for training, and the `times` a sampler visits.
+alpha and sigma `at` a time, how to `draw` a time for training, and the `nodes` a sampler visits.
+Nodes are NumPy's, in double precision: a sampler's coefficients are differences of them, and what
+is known before compilation need not be compiled.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dapt_jax.types import PRNGKey
 
@@ -22,19 +23,32 @@ from dapt_jax.types import PRNGKey
 _MOST_LEFT = 0.01
 
 
+class Nodes(NamedTuple):
+  """Where a sampler stops on its way from noise to data.
+
+  Attributes:
+    t: f64[num_steps + 1], times from 1 down to 0.
+    alpha: f64[num_steps + 1], factor of the data.
+    sigma: f64[num_steps + 1], standard deviation of the noise.
+  """
+
+  t: np.ndarray
+  alpha: np.ndarray
+  sigma: np.ndarray
+
+
 class Schedule(NamedTuple):
   """Noise in T steps with alpha^2 + sigma^2 = 1 (Ho et al., 2020, equation 4).
 
   Step i has the time i / T; step 0 is the data. Made by `create`.
 
   Attributes:
-    alpha: f32[T + 1], factor of the data after every step.
-    sigma: f32[T + 1], standard deviation of the noise after every step. Not computed from `alpha`
-      in float32, which would leave few digits of the first steps.
+    alpha: f64[T + 1], NumPy, factor of the data after every step.
+    sigma: f64[T + 1], NumPy, standard deviation of the noise after every step.
   """
 
-  alpha: jax.Array
-  sigma: jax.Array
+  alpha: np.ndarray
+  sigma: np.ndarray
 
   @property
   def num_steps(self) -> int:
@@ -44,40 +58,38 @@ class Schedule(NamedTuple):
   @property
   def alpha_bar(self) -> jax.Array:
     """f32[T], share of the data in the variance after steps 1 to T."""
-    return jnp.square(self.alpha[1:])
+    return jnp.asarray(np.square(self.alpha[1:]), jnp.float32)
 
-  def at(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(alpha, sigma) of times in [0, 1], of any shape; each is that of the nearest step."""
+  def at(self, t: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """(alpha, sigma), f32, of times in [0, 1] of any shape; each is that of the nearest step."""
     step = jnp.rint(jnp.asarray(t) * self.num_steps).astype(jnp.int32)
-    return self.alpha[step], self.sigma[step]
+    return jnp.asarray(self.alpha, jnp.float32)[step], jnp.asarray(self.sigma, jnp.float32)[step]
 
   def draw(self, key: PRNGKey) -> jax.Array:
     """A time f32[], each of the steps 1 to T being equally likely."""
     return jax.random.randint(key, (), 1, self.num_steps + 1) / self.num_steps
 
-  def times(self, num_steps: int) -> jax.Array:
-    """The times of a sampler, from t = 1 down to 0.
+  def nodes(self, num_steps: int) -> Nodes:
+    """The nodes of a sampler.
 
-    The steps nearest to equal distances of sigma / (alpha + sigma), all different. In this measure
-    every process is the straight one (see `Straight`), whose times are equally spaced.
+    They are the steps nearest to equal distances of sigma / (alpha + sigma), all different. In this
+    measure every process is the straight one, whose nodes are equally spaced in time.
 
     Args:
       num_steps: moves of the sampler, at most T.
-
-    Returns:
-      f32[num_steps + 1], falling.
 
     Raises:
       ValueError: for a number out of range.
     """
     _check_moves(num_steps, self.num_steps)
     share = self.sigma / (self.alpha + self.sigma)
-    wanted = jnp.linspace(share[-1], 0.0, num_steps + 1)
-    steps = jnp.rint(jnp.interp(wanted, share, jnp.arange(self.num_steps + 1.0)))
-    count = jnp.arange(num_steps + 1.0)
+    wanted = np.linspace(share[-1], 0.0, num_steps + 1)
+    steps = np.rint(np.interp(wanted, share, np.arange(self.num_steps + 1)))
     # Where neighbours share a step, earlier ones move up, but not above their place in a full run.
-    steps = lax.cummax(steps + count, reverse=True) - count
-    return jnp.minimum(steps, self.num_steps - count) / self.num_steps
+    count = np.arange(num_steps + 1)
+    steps = np.maximum.accumulate((steps + count)[::-1])[::-1] - count
+    steps = np.minimum(steps, self.num_steps - count).astype(int)
+    return Nodes(steps / self.num_steps, self.alpha[steps], self.sigma[steps])
 
 
 class Straight(NamedTuple):
@@ -87,29 +99,33 @@ class Straight(NamedTuple):
   2023, equation 1). Both count time from noise to data; here it runs as in all other processes.
   """
 
-  def at(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(alpha, sigma) of times in [0, 1], of any shape."""
+  def at(self, t: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """(alpha, sigma), f32, of times in [0, 1] of any shape."""
     return 1.0 - jnp.asarray(t), jnp.asarray(t)
 
   def draw(self, key: PRNGKey) -> jax.Array:
     """A time f32[], uniform in [0, 1)."""
     return jax.random.uniform(key)
 
-  def times(self, num_steps: int) -> jax.Array:
-    """Equally spaced times from 1 to 0, f32[num_steps + 1].
+  def nodes(self, num_steps: int) -> Nodes:
+    """Nodes equally spaced in time.
+
+    Args:
+      num_steps: moves of the sampler.
 
     Raises:
       ValueError: for a number below 1.
     """
     _check_moves(num_steps, None)
-    return jnp.linspace(1.0, 0.0, num_steps + 1)
+    times = np.linspace(1.0, 0.0, num_steps + 1)
+    return Nodes(times, 1.0 - times, times)
 
 
 #: A process: what `objective` and `sampler` need to know of the noise.
 Process: TypeAlias = Schedule | Straight
 
 
-def log_snr(process: Process, t: jax.Array) -> jax.Array:
+def log_snr(process: Process, t: jax.Array | float) -> jax.Array:
   """Logarithm of the signal-to-noise ratio, ln(alpha^2 / sigma^2) (Kingma et al., 2021).
 
   Args:
@@ -152,9 +168,7 @@ def create(name: str, num_steps: int = 1024) -> Schedule:
       "about 1000), or the schedule 'cosine', which fits any number; samplers take few steps of a "
       'long schedule'
     )
-  return Schedule(
-    jnp.asarray(np.sqrt(alpha_bar), jnp.float32), jnp.asarray(np.sqrt(1 - alpha_bar), jnp.float32)
-  )
+  return Schedule(np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar))
 
 
 def _linear_sqrt(num_steps: int) -> np.ndarray:
