@@ -1,0 +1,175 @@
+"""A generator of weights: a task's images in, standardised latents out of noise, networks at the end.
+
+Source: D2NWG (Soro et al., 2025) draws latents of an autoencoder of weights by diffusion given a
+data set. Ours are: entries standardised one by one, guidance, class slots, and the task term: at
+every step of the training the data that the denoiser predicts are decoded to a network, which is
+asked to classify images of its task. The term trains decoder and denoiser together, after the
+autoencoder; without it (`task=0`) the decoder stays as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dapt_jax import diffusion
+from dapt_jax.diffusion import denoisers, objective, schedule
+from dapt_jax.types import Params, PRNGKey
+from dapt_jax.weights import autoencoder
+
+#: Logits of standardised weights f32[D] on images f32[p, H, W, C].
+Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the diffusion of latents is made of.
+
+  Attributes:
+    objective: what is predicted, one of `diffusion.objective.NAMES`.
+    schedule: of the noise; 'flow' has none.
+    width: of the denoiser, a residual MLP.
+    blocks: of the denoiser.
+    task: weight of the task term.
+    drop_rate: share of the examples without condition, for guidance.
+    ema_decay: of the parameters that are sampled with.
+    learning_rate: peak of a cosine schedule over `steps`.
+    steps: updates.
+  """
+
+  objective: str = 'v'
+  schedule: str = 'linear_sqrt'
+  width: int = 256
+  blocks: int = 3
+  task: float = 1.0
+  drop_rate: float = 0.1
+  ema_decay: float = 0.999
+  learning_rate: float = 1e-3
+  steps: int = 5000
+
+
+class Latents(NamedTuple):
+  """Latents of a zoo, and what brings them to mean 0 and standard deviation 1.
+
+  Attributes:
+    values: f32[N, L], standardised posterior means.
+    mean: f32[L].
+    std: f32[L].
+  """
+
+  values: jax.Array
+  mean: jax.Array
+  std: jax.Array
+
+
+def encode(
+  coder: autoencoder.Autoencoder, params: Params, weights: jax.Array, least: float = 1e-3
+) -> Latents:
+  """Latents of standardised weights f32[N, D]; deviations below `least` count as that."""
+  means = jax.jit(coder.encode)(params, weights)[0]
+  mean, std = means.mean(0), jnp.maximum(means.std(0), least)
+  return Latents((means - mean) / std, mean, std)
+
+
+class Generator(NamedTuple):
+  """A generator as pure functions of its parameters, {'denoiser': ..., 'decoder': ...}.
+
+  Attributes:
+    training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, C],
+      'images': f32[B, p, H, W, C], 'labels': i32[B, p]})`, images only with the task term.
+    sample: `sample(params, condition f32[B, C], key, guidance, *, method, num_steps) -> f32[B, D]`,
+      standardised weights; one draw for every row.
+  """
+
+  training: diffusion.Training
+  sample: Callable[..., jax.Array]
+
+
+def make(
+  settings: Settings,
+  coder: autoencoder.Autoencoder,
+  coder_params: Params,
+  latents: Latents,
+  condition_size: int,
+  outputs: Outputs | None = None,
+) -> Generator:
+  """Makes a generator.
+
+  Args:
+    settings: see `Settings`.
+    coder: the autoencoder.
+    coder_params: its trained parameters.
+    latents: from `encode`.
+    condition_size: C, entries of a condition.
+    outputs: logits of a network from standardised weights; needed with the task term.
+
+  Raises:
+    ValueError: if `task` is set without `outputs`.
+  """
+  if settings.task and outputs is None:
+    raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
+  noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
+  target = objective.create(settings.objective, noise)
+  net = denoisers.ResidualMLP(width=settings.width, blocks=settings.blocks)
+  size = latents.values.shape[1]
+  init_net, predict = denoisers.functions(
+    net, jnp.zeros((1, size)), jnp.zeros((1, condition_size))
+  )
+  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+  def decode(params: Params, z: jax.Array) -> jax.Array:
+    return coder.decode(params['decoder'], z * latents.std + latents.mean)
+
+  def init(key: PRNGKey) -> Params:
+    return {'denoiser': init_net(key), 'decoder': jax.tree.map(jnp.asarray, coder_params)}
+
+  def denoise(params, x_t, t, condition, drop):
+    return predict(params['denoiser'], x_t, t, condition['condition'], drop)
+
+  def term(params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array) -> jax.Array:
+    """Cross-entropy f32[B] of the networks that latents stand for; none without a condition."""
+    assert outputs is not None
+    logits = jax.vmap(outputs)(decode(params, z), condition['images'])
+    cross = optax.softmax_cross_entropy_with_integer_labels(logits, condition['labels'])
+    return settings.task * jnp.where(drop, 0.0, cross.mean(-1))
+
+  training = diffusion.make_training(
+    init,
+    denoise,
+    target,
+    optimizer,
+    ema_decay=settings.ema_decay,
+    drop_rate=settings.drop_rate,
+    penalty=term if settings.task else None,
+  )
+
+  def sample(
+    params: Params,
+    condition: jax.Array,
+    key: PRNGKey,
+    guidance: jax.Array | float | None = None,
+    *,
+    method: str = 'dpm_solver',
+    num_steps: int = 20,
+  ) -> jax.Array:
+    bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
+    z = diffusion.sample(
+      bound, target, condition, (size,), key, method=method, num_steps=num_steps, guidance=guidance
+    )
+    return decode(params, z)
+
+  return Generator(training, sample)
+
+
+def standardise(vectors: np.ndarray, least: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+  """(mean, std) f32[D] of every weight over a zoo f32[N, D]; deviations below `least` count so."""
+  mean = vectors.mean(0, dtype=np.float64)
+  std = vectors.std(0, dtype=np.float64)
+  return mean.astype(np.float32), np.maximum(std, least).astype(np.float32)
