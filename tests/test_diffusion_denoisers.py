@@ -73,7 +73,7 @@ def test_time_features_tell_neighbouring_steps_apart():
 
 
 def test_tokens_are_told_apart_by_their_position_only():
-  *_, x, t, condition, drop = setup('dit')
+  *_, x, t, condition, drop = setup('dit_tokens')
   module = denoisers.DiT(width=8, depth=1, heads=1, mlp_width=8)
   init_fn, predict_fn = denoisers.functions(module, x, condition, position=jnp.eye(4))
   predict_fn = jax.jit(predict_fn)
