@@ -1,0 +1,1 @@
+"""First weights: populations of trained networks, their encoding, generators of new ones."""
