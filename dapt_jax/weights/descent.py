@@ -39,6 +39,8 @@ def run(
     dataclasses.replace(b, places=tuple(p for p in b.places if counted[p.leaf]))
     for b in symmetry.blocks
   ]
+  if not blocks:
+    return []
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
   given = _State(blocks, reference, stack)
   state = given.after_first_pass()

@@ -89,19 +89,16 @@ class Layout:
     """Number of weights D."""
     return sum(leaf.size for leaf in self.coded)
 
-  def flatten(self, params: Params, coded: bool = True) -> jax.Array:
-    """Weights (or what is not coded) as vectors, [..., D]; leading axes of all leaves are kept.
+  def flatten(self, params: Params) -> jax.Array:
+    """Weights as vectors f32[..., D]; leading axes that all leaves share are kept.
 
     Raises:
       ValueError: for parameters of another structure, or leaves that are larger.
     """
     table = self.check(params)
     lead = self.lead(table)
-    parts = []
-    for leaf in self.leaves:
-      if leaf.coded == coded and leaf.size:
-        parts.append(_widened(table[leaf.path], leaf, lead).reshape(*lead, leaf.size))
-    return jnp.concatenate(parts, axis=-1) if parts else jnp.zeros((*lead, 0), jnp.float32)
+    parts = [_widened(table[leaf.path], leaf, lead) for leaf in self.coded if leaf.size]
+    return jnp.concatenate([p.reshape(*lead, -1) for p in parts], axis=-1)
 
   def unflatten(self, vector: jax.Array, rest: Any, like: Params = None) -> Params:
     """The inverse of `flatten`.
@@ -114,20 +111,22 @@ class Layout:
     lead = vector.shape[:-1]
     shapes = {leaf.path: leaf.shape for leaf in self.leaves}
     if like is not None:
-      shapes = {p: None if x is None else tuple(x.shape) for p, x in self.check(like).items()}
       self.lead(self.check(like), ())
+      shapes = {p: None if x is None else tuple(x.shape) for p, x in _table(like).items()}
     rest = jnp.broadcast_to(jnp.asarray(rest), (*lead, len(rest)))
     starts = {True: 0, False: 0}
     out: dict[str, Any] = {}
     for leaf in self.leaves:
       start = starts[leaf.coded]
       starts[leaf.coded] += leaf.size
-      part = (vector if leaf.coded else rest)[..., start : start + leaf.size]
-      shape = shapes[leaf.path]
+      if leaf.path not in shapes:  # statistics that `like` comes without
+        continue
+      shape, array = shapes[leaf.path], None
       if shape is not None:
+        part = (vector if leaf.coded else rest)[..., start : start + leaf.size]
         whole = part.reshape(*lead, *(leaf.shape or ()))
-        whole = whole[(..., *(slice(n) for n in shape))].astype(leaf.dtype)
-      _put(out, leaf.path, None if shape is None else whole)
+        array = whole[(..., *(slice(n) for n in shape))].astype(leaf.dtype)
+      _put(out, leaf.path, array)
     return out
 
   def mask(self, params: Params) -> np.ndarray:
@@ -135,12 +134,11 @@ class Layout:
     table = self.check(params)
     self.lead(table, ())
     parts = []
-    for leaf in self.leaves:
-      if leaf.coded and leaf.size:
-        there = np.zeros(leaf.shape or (), bool)
-        if table[leaf.path] is not None:
-          there[tuple(slice(n) for n in table[leaf.path].shape)] = True
-        parts.append(there.reshape(-1))
+    for leaf in self.coded:
+      there = np.zeros((0,) if leaf.shape is None else leaf.shape, bool)
+      if table[leaf.path] is not None:
+        there[tuple(slice(n) for n in table[leaf.path].shape)] = True
+      parts.append(there.reshape(-1))
     return np.concatenate(parts)
 
   def single(self, params: Params) -> Params:
@@ -149,8 +147,9 @@ class Layout:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), params)
 
   def check(self, params: Params) -> Table:
-    """The leaves by path; raises ValueError for another structure."""
-    table = _table(params)
+    """The leaves by path, None for statistics that are missing; ValueError for other structures."""
+    rest = {leaf.path: None for leaf in self.leaves if not leaf.coded}
+    table = rest | _table(params)
     _check_same({leaf.path for leaf in self.leaves}, set(table))
     return table
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.graph import ChannelGraph
-from dapt_jax.types import Params
+from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import blocks as blocks_lib
 
 #: `{group: i64[width]}`: entry g says which gate of the given network comes to place g.
@@ -104,9 +104,9 @@ class Symmetry:
       out[block.group][..., block.gates] = block.gates[move]
     return out
 
-  def draw(self, seed: int) -> Permutations:
+  def draw(self, key: PRNGKey) -> Permutations:
     """Permutations drawn at random, for tests and to augment data."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return self.permutations([rng.permutation(len(b.gates)) for b in self.blocks])
 
 
