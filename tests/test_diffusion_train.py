@@ -12,7 +12,7 @@ import pytest
 from diffusion_toys import ALL
 
 from dapt_jax.diffusion import denoisers, sampler, train
-from dapt_jax.training import loop, runner
+from dapt_jax.training import loop, repeated, runner
 
 MODES = jnp.array([[[2.0, 0.0], [-2.0, 0.0]], [[0.0, 2.0], [0.0, -2.0]]])  # [condition, mode, 2]
 
@@ -42,6 +42,28 @@ def test_the_average_is_the_bias_corrected_one():
     weights = 0.2 * 0.8 ** np.arange(count)[::-1] / (1 - 0.8**count)
     assert float(state.ema['w']) == pytest.approx(float(weights @ seen), rel=1e-5)
   assert int(state.step) == 6 and len(set(seen)) == 6
+
+
+def test_a_penalty_acts_on_the_predicted_data():
+  asked = []
+
+  def penalty(params, x0, condition, drop):
+    asked.append((x0.shape, condition.shape, drop.shape))
+    return 100.0 * jnp.square(x0).mean(-1)
+
+  plain, bound = make(drop_rate=0.0), make(drop_rate=0.0, penalty=penalty)
+  _, metrics = jax.jit(plain.update)(plain.init(jax.random.key(0)), BATCH)
+  _, seen = jax.jit(bound.update)(bound.init(jax.random.key(0)), BATCH)
+  assert asked[0] == ((8, 3), (8, 1), (8,))
+  np.testing.assert_allclose(seen['error'], metrics['loss'], rtol=1e-6)
+  np.testing.assert_allclose(seen['loss'], seen['error'] + seen['penalty'], rtol=1e-6)
+  # Predicting v = (alpha x - x_0) / sigma: data near 0 ask for w > 0 and c = 0.
+  optimizer = optax.adam(0.05)
+  bound = make(drop_rate=0.0, penalty=penalty, optimizer=optimizer)
+  state = bound.init(jax.random.key(0))
+  state, ends = jax.jit(repeated.repeated(bound.update, lambda data, key: data, 300))(state, BATCH)
+  assert float(ends['penalty']) < 0.9 * float(seen['penalty'])
+  assert abs(float(state.params['c'])) < 0.5
 
 
 def test_no_average_with_decay_zero():
@@ -108,7 +130,7 @@ def test_a_mixture_is_learned_and_each_condition_gets_its_modes(name):
   module = denoisers.ResidualMLP(width=32, blocks=2)
   init_fn, predict_fn = denoisers.functions(module, *example)
   training = train.make_training(init_fn, predict_fn, goal, optax.adam(5e-3), ema_decay=0.99)
-  mapped = runner.make_update(train.repeated(training.update, draw, 250), kind='jit')
+  mapped = runner.make_update(repeated.repeated(training.update, draw, 250), kind='jit')
   start = training.init(jax.random.key(1))
   result = loop.run(mapped, start, lambda i: MODES, num_steps=3, progress=False)
   assert int(result.state.step) == 750
@@ -129,8 +151,8 @@ def test_several_updates_in_one_call_are_the_single_ones():
   training = make(optimizer=optax.sgd(0.01))
   draw = lambda data, key: (data[jax.random.randint(key, (4,), 0, 8)], jnp.ones((4, 1)))
   state = training.init(jax.random.key(0))
-  three, metrics = jax.jit(train.repeated(training.update, draw, 3))(state, BATCH[0])
-  one, losses = jax.jit(train.repeated(training.update, draw, 1)), []
+  three, metrics = jax.jit(repeated.repeated(training.update, draw, 3))(state, BATCH[0])
+  one, losses = jax.jit(repeated.repeated(training.update, draw, 1)), []
   for _ in range(3):
     state, last = one(state, BATCH[0])
     losses.append(float(last['loss']))
@@ -160,7 +182,7 @@ def test_bad_input():
   with pytest.raises(ValueError, match=r'drop_rate=-0\.1 must be in \[0, 1\]'):
     make(drop_rate=-0.1)
   with pytest.raises(ValueError, match='num_steps=0: a call needs at least 1'):
-    train.repeated(make().update, None, 0)
+    repeated.repeated(make().update, None, 0)
   training = make()
   state = training.init(jax.random.key(0))
   with pytest.raises(ValueError, match=r'a batch is a pair .x0, condition., got dict'):

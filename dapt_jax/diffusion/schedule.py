@@ -95,8 +95,8 @@ class Schedule(NamedTuple):
 class Straight(NamedTuple):
   """The straight path of flow matching, alpha = 1 - t, sigma = t, in continuous time.
 
-  Lipman et al. (2023, equation 20 with no noise left on the data) and rectified flow (Liu et al.,
-  2023, equation 1). Both count time from noise to data; here it runs as in all other processes.
+  Lipman et al. (2023), with no noise left on the data, and rectified flow (Liu et al., 2023). Both
+  count time from noise to data; here it runs as in all other processes.
   """
 
   def at(self, t: jax.Array | float) -> tuple[jax.Array, jax.Array]:

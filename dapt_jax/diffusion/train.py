@@ -16,9 +16,11 @@ from dapt_jax.types import ArrayTree, Params, PRNGKey
 #: `predict_fn(params, x_t, t, condition, drop) -> prediction`; the condition is as the batch has
 #: it, so an encoder that is trained along is called in here.
 PredictFn = Callable[[Params, jax.Array, jax.Array, ArrayTree, jax.Array], jax.Array]
+#: `penalty(params, x_0 f32[B, ...], condition, drop bool[B]) -> f32[B]`, see `make_training`.
+Penalty = Callable[[Params, jax.Array, ArrayTree, jax.Array], jax.Array]
 
 # What a key is folded with, so that no two uses share their random numbers.
-_NOISE, _DROP, _BATCH = 0, 1, 2
+_NOISE, _DROP = 0, 1
 
 
 class TrainState(NamedTuple):
@@ -44,7 +46,7 @@ class Training(NamedTuple):
 
   Attributes:
     init: `init(key) -> TrainState`.
-    update: `update(state, batch, axis_name=None) -> (state, {'loss': f32[]})`, with `batch` being
+    update: `update(state, batch, axis_name=None) -> (state, {'loss': f32[], ...})`, `batch` being
       `(x0 f32[B, ...], condition)`, the condition a pytree of arrays [B, ...]. For
       `training.runner.make_update` shard the batch (`batch_axes=0`) and nothing of the state.
   """
@@ -61,6 +63,7 @@ def make_training(
   *,
   ema_decay: float = 0.999,
   drop_rate: float = 0.1,
+  penalty: Penalty | None = None,
 ) -> Training:
   """Makes the training of a denoiser.
 
@@ -75,6 +78,8 @@ def make_training(
     ema_decay: decay of the average, in [0, 1).
     drop_rate: share of the examples trained without their condition, in [0, 1]; 0 leaves nothing
       for guidance to use, 1 trains an unconditional model.
+    penalty: a further loss on the data that the network predicts at time t, averaged over the batch
+      and added (ours): what the data are for, where their squared error does not say it.
 
   Returns:
     The pair of functions.
@@ -105,57 +110,26 @@ def make_training(
         f'predict_fn returned shape {prediction.shape} for data of shape {target.shape}: a '
         'prediction has the shape of the data'
       )
-    return jnp.mean(jnp.square(prediction - target))
+    error = jnp.mean(jnp.square(prediction - target))
+    if penalty is None:
+      return error, {'loss': error}
+    further = jnp.mean(penalty(params, objective.recover(x_t, t, prediction)[0], condition, drop))
+    return error + further, {'loss': error + further, 'error': error, 'penalty': further}
 
   def update(state: TrainState, batch: tuple[jax.Array, ArrayTree], axis_name: str | None = None):
     size = _check(batch)
     key = jax.random.fold_in(state.key, state.step)
     first = 0 if axis_name is None else lax.axis_index(axis_name) * size
-    loss, gradient = jax.value_and_grad(loss_fn)(state.params, batch, key, first)
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key, first)
     if axis_name is not None:
-      loss, gradient = lax.pmean((loss, gradient), axis_name)
+      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
     moves, moved = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, moves)
     step = state.step + 1
     ema = optax.incremental_update(params, state.ema, _share_of_newest(ema_decay, step))
-    return TrainState(params, ema, moved, step, state.key), {'loss': loss}
+    return TrainState(params, ema, moved, step, state.key), metrics
 
   return Training(init, update)
-
-
-def repeated(
-  update: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
-  draw: Callable[[Any, PRNGKey], tuple[jax.Array, ArrayTree]],
-  num_steps: int,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-  """Several updates in one compiled call, on batches drawn on the device. For one device.
-
-  Small networks take less time for an update than Python for a call. With `training.loop.run` one
-  of its steps is then `num_steps` updates, and `batches` returns the same data at every step.
-
-  Args:
-    update: of a `Training`.
-    draw: `draw(data, key) -> (x0, condition)`, a batch; every update has a key of its own.
-    num_steps: updates a call, at least 1.
-
-  Returns:
-    `run(state, data) -> (state, metrics)`, metrics being means over the updates.
-
-  Raises:
-    ValueError: for fewer than one update.
-  """
-  if num_steps < 1:
-    raise ValueError(f'num_steps={num_steps}: a call needs at least 1 update')
-
-  def run(state: TrainState, data: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-    def one(state: TrainState, _: None):
-      key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _BATCH)
-      return update(state, draw(data, key))
-
-    state, metrics = lax.scan(one, state, length=num_steps)
-    return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
-
-  return run
 
 
 def _share_of_newest(decay: float, step: jax.Array) -> jax.Array:

@@ -73,11 +73,13 @@ class State(NamedTuple):
   Attributes:
     params: of encoder and decoder.
     optimizer: of optax.
-    key: of noise.
+    step: i32[], updates done.
+    key: of the run.
   """
 
   params: Params
   optimizer: optax.OptState
+  step: jax.Array
   key: PRNGKey
 
 
@@ -123,7 +125,7 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
       'encoder': encoder.init(first, jnp.zeros((1, settings.size))),
       'decoder': decoder.init(second, jnp.zeros((1, settings.latent))),
     }
-    return State(params, optimizer.init(params), noise)
+    return State(params, optimizer.init(params), jnp.int32(0), noise)
 
   def encode(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean, log_variance = jnp.split(jnp.asarray(encoder.apply(params['encoder'], x)), 2, axis=-1)
@@ -153,13 +155,14 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
   def update(
     state: State, batch: tuple, axis_name: str | None = None
   ) -> tuple[State, dict[str, jax.Array]]:
-    key, own = jax.random.split(state.key)
+    own = jax.random.fold_in(state.key, state.step)
     if axis_name is not None:
       own = jax.random.fold_in(own, lax.axis_index(axis_name))
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch, own)
     if axis_name is not None:
       gradient, metrics = lax.pmean((gradient, metrics), axis_name)
     moves, inner = optimizer.update(gradient, state.optimizer, state.params)
-    return State(optax.apply_updates(state.params, moves), inner, key), metrics
+    params = optax.apply_updates(state.params, moves)
+    return State(params, inner, state.step + 1, state.key), metrics
 
   return Autoencoder(settings, init, update, encode, decode)

@@ -1,4 +1,4 @@
-"""A generator of weights: a task's images in, standardised latents out of noise, networks at the end.
+"""A generator of weights: from images of a task and noise to latents, from those to networks.
 
 Source: D2NWG (Soro et al., 2025) draws latents of an autoencoder of weights by diffusion given a
 data set. Ours are: entries standardised one by one, guidance, class slots, and the task term: at
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dapt_jax import diffusion
@@ -118,9 +117,7 @@ def make(
   target = objective.create(settings.objective, noise)
   net = denoisers.ResidualMLP(width=settings.width, blocks=settings.blocks)
   size = latents.values.shape[1]
-  init_net, predict = denoisers.functions(
-    net, jnp.zeros((1, size)), jnp.zeros((1, condition_size))
-  )
+  init_net, predict = denoisers.functions(net, jnp.zeros((1, size)), jnp.zeros((1, condition_size)))
   rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
@@ -166,10 +163,3 @@ def make(
     return decode(params, z)
 
   return Generator(training, sample)
-
-
-def standardise(vectors: np.ndarray, least: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-  """(mean, std) f32[D] of every weight over a zoo f32[N, D]; deviations below `least` count so."""
-  mean = vectors.mean(0, dtype=np.float64)
-  std = vectors.std(0, dtype=np.float64)
-  return mean.astype(np.float32), np.maximum(std, least).astype(np.float32)

@@ -56,10 +56,19 @@ class _Network(nn.Module):
 
 
 class State(NamedTuple):
-  """Parameters and the state of optax."""
+  """State of the training.
+
+  Attributes:
+    params: of the hypernetwork.
+    optimizer: of optax.
+    step: i32[], updates done.
+    key: of the run; the updates themselves draw nothing.
+  """
 
   params: Params
   optimizer: optax.OptState
+  step: jax.Array
+  key: PRNGKey
 
 
 class Hypernetwork(NamedTuple):
@@ -94,8 +103,9 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
   def init(key: PRNGKey, condition: jax.Array) -> State:
-    params = network.init(key, condition)
-    return State(params, optimizer.init(params))
+    of_params, of_run = jax.random.split(key)
+    params = network.init(of_params, condition)
+    return State(params, optimizer.init(params), jnp.int32(0), of_run)
 
   def predict(params: Params, condition: jax.Array) -> jax.Array:
     return jnp.asarray(network.apply(params, condition))
@@ -118,6 +128,7 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
     if axis_name is not None:
       gradient, metrics = lax.pmean((gradient, metrics), axis_name)
     moves, inner = optimizer.update(gradient, state.optimizer, state.params)
-    return State(optax.apply_updates(state.params, moves), inner), metrics
+    params = optax.apply_updates(state.params, moves)
+    return State(params, inner, state.step + 1, state.key), metrics
 
   return Hypernetwork(init, update, predict)
