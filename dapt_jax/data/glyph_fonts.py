@@ -1,8 +1,9 @@
 """Pictures out of fonts: which files are the styles of a family, how a letter is drawn.
 
-A letter is drawn large, once per style; all letters of a style keep their sizes relative to each
-other. Every picture is one affine map of such a drawing, averaged over areas down to 28x28 pixels,
-and noise. Letters stand alone, so no text shaping is needed.
+A letter is drawn large, once per style. All letters of a style have one scale, so that small
+letters stay small; only what is very wide is drawn smaller. Every picture is one affine map of such
+a drawing, averaged over areas down to 28x28 pixels, and noise. Letters stand alone, so no text
+shaping is needed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ FEWEST = 9
 _MEASURE = 128
 #: Drawings are so many times as fine as the pictures.
 _FINE = 4
+#: The longer side of a letter before it is distorted, at most, in pixels of the final picture.
+_WIDEST = 22
 #: A character that no font has: shows what a font draws for a letter that it lacks.
 _ABSENT = '\U0010fffd'
 
@@ -45,14 +48,18 @@ def styles(folder: pathlib.Path, family: str) -> list[pathlib.Path]:
 
 def missing(folder: pathlib.Path, collection: glyphs.GlyphCollection) -> list[str]:
   """Returns what a folder lacks for the scripts, one sentence a family."""
-  scripts = collection.scripts.values()
-  families = sorted({family for script in scripts for family in (*script.train, *script.test)})
-  counts = {family: len(styles(folder, family)) for family in families}
   return [
     f'{folder} has {count} styles of {family}, not {FEWEST} or more'
-    for family, count in counts.items()
+    for family, count in _count(folder, collection).items()
     if count < FEWEST
   ]
+
+
+def _count(folder: pathlib.Path, collection: glyphs.GlyphCollection) -> dict[str, int]:
+  """The number of styles of every family that the scripts use."""
+  scripts = collection.scripts.values()
+  families = sorted({family for script in scripts for family in (*script.train, *script.test)})
+  return {family: len(styles(folder, family)) for family in families}
 
 
 def drawings(path: pathlib.Path, letters: str, extent: float) -> list[Image.Image]:
@@ -61,7 +68,7 @@ def drawings(path: pathlib.Path, letters: str, extent: float) -> list[Image.Imag
   Args:
     path: the font file.
     letters: what to draw.
-    extent: the longer side of the largest letter, in pixels of the final picture.
+    extent: the longer side of the median letter, in pixels of the final picture.
 
   Returns:
     Grey pictures, four times as fine as the final ones, ink white on black.
@@ -75,9 +82,10 @@ def drawings(path: pathlib.Path, letters: str, extent: float) -> list[Image.Imag
   for letter, ink in zip(letters, measured):
     if 0 in ink.size or ink.tobytes() == absent.tobytes():
       raise ValueError(f'{path}: no letter {letter!r}; choose another letter or family.')
-  largest = max(max(ink.size) for ink in measured)
-  font = _font(path, round(_MEASURE * extent * _FINE / largest))
-  out = [_centred(_ink(font, letter)) for letter in letters]
+  sides = np.array([max(ink.size) for ink in measured])
+  scale = np.minimum(extent / np.median(sides), _WIDEST / sides) * _FINE
+  fonts = [_font(path, round(_MEASURE * factor)) for factor in scale]
+  out = [_centred(_ink(font, letter)) for font, letter in zip(fonts, letters)]
   for k, picture in enumerate(out):
     for other, letter in zip(out[:k], letters):
       if picture.tobytes() == other.tobytes():
@@ -194,5 +202,6 @@ def prepare(
     for name in collection.scripts
     for split in drawn.SPLITS
   }
-  collection.save(target, parts, {'package': ' and '.join(PACKAGES)})
+  about = {'package': ' and '.join(PACKAGES), 'styles': _count(folder, collection)}
+  collection.save(target, parts, about)
   return {'/'.join(part): len(labels) for part, (_, labels) in parts.items()}

@@ -27,7 +27,7 @@ class Distortion(NamedTuple):
   """How far a picture is changed; every amount is drawn evenly up to the limit given here.
 
   Attributes:
-    extent: the longer side of the largest letter of a style before the changes, in pixels.
+    extent: the longer side of the median letter of a style before the changes, in pixels.
     turn: rotation to either side, in degrees.
     shear: slant to either side, as a tangent.
     stretch: each axis is multiplied by up to 2 ** stretch, or divided by it.
@@ -35,12 +35,12 @@ class Distortion(NamedTuple):
     noise: standard deviation of the Gaussian noise on every pixel, where 1 is full ink.
   """
 
-  extent: float = 18.0
-  turn: float = 20.0
-  shear: float = 0.3
-  stretch: float = 0.35
-  shift: float = 2.5
-  noise: float = 0.25
+  extent: float = 17.0
+  turn: float = 15.0
+  shear: float = 0.2
+  stretch: float = 0.25
+  shift: float = 2.0
+  noise: float = 0.2
 
 
 class Script(NamedTuple):

@@ -337,14 +337,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
   'store': ('shop',),
   'tag': ('label',),
   'thermometer': ('temperature',),
-  'thumbs-down': (
-    'thumb-down',
-    'dislike',
-  ),
-  'thumbs-up': (
-    'thumb-up',
-    'like',
-  ),
+  'thumbs-down': ('thumb-down',),
+  'thumbs-up': ('thumb-up',),
   'timer': ('stopwatch',),
   'trash': (
     'delete',
