@@ -6,7 +6,7 @@ Given are, on pixels in [0, 1]: the accuracy of the nearest neighbour among the 
 the test images ('1-NN'; of glyphs and icons these are other font families and other designers), the
 same within the training split, each image left out in turn ('1-NN within'), and of logistic
 regression. At most 2,000 training and 1,000 test images of a set, balanced, are used.
-Cost: about five minutes on two quiet cores.
+Cost: about half a minute on two cores (OMP_NUM_THREADS=1 where they are shared).
 """
 
 from __future__ import annotations
