@@ -32,7 +32,8 @@ FAMILY = {
       'icons/02': 'unlock folder-open eye-off video film store building shield credit-card wallet',
       'icons/03': 'alarm timer compass watch leaf hourglass thermometer umbrella droplet bolt',
       'icons/04': 'file copy clipboard newspaper archive chat mail send inbox paperclip',
-      'icons/05': 'arrow-left arrow-right arrow-up arrow-down download upload login logout refresh expand',
+      'icons/05': 'arrow-left arrow-right arrow-up arrow-down download upload login logout '
+      'refresh expand',
       'icons/06': 'monitor laptop tv tablet terminal server database keyboard mouse printer',
       'icons/07': 'plus close check info question warning menu list align-left align-right',
       'icons/08': 'play pause music headphones microphone speaker volume volume-off shuffle power',
