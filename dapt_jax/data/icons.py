@@ -1,159 +1,115 @@
-"""Icons of ten concepts each, drawn by many designers: `icons_train` and `icons_unseen`.
+"""Icons of ten concepts each, drawn by many designers.
+
+`icons_train` and `icons_unseen` are two data sets of 64x64 that share neither concepts nor
+designers. `icons/00`, `icons/01`, ... are a family of data sets of 28x28: no concept is in two of
+them, and the designers behind the training splits are not those behind the test splits, in all of
+them alike.
 
 This file is the one place that says which concepts belong to which data set and how designers are
-dealt out: no concept and no designer is in both data sets, and no designer is in both splits of
-one. The pictures are made once, by `python -m dapt_jax.data.fetch icons`; see `icon_sets`.
+dealt out. The pictures are made once, by `python -m dapt_jax.data.fetch icons`; see `icon_sets`.
 """
 
 from __future__ import annotations
 
-import json
-import pathlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dapt_jax.data import dataset as dataset_lib
+from dapt_jax.data import drawn, icon_concepts
 
-#: Edge length of the stored pictures, in pixels.
-SIZE = 64
 #: Of the deal of designers.
 SEED = 0
-#: Concepts, the classes, of each data set in the order of their labels: the twenty words for
-#: things that most designers drew, dealt out by hand so that look-alikes stay on one side.
-CONCEPTS: dict[str, tuple[str, ...]] = {
-  'icons_train': (
-    'bell',
-    'book',
-    'camera',
-    'cloud',
-    'eye',
-    'folder',
-    'home',
-    'key',
-    'lock',
-    'phone',
-  ),
-  'icons_unseen': (
-    'bookmark',
-    'calendar',
-    'clock',
-    'flag',
-    'globe',
-    'heart',
-    'moon',
-    'search',
-    'star',
-    'sun',
-  ),
-}
-#: Share of the designers behind every split.
-SHARES: dict[tuple[str, str], float] = {
-  ('icons_train', 'train'): 0.45,
-  ('icons_train', 'test'): 0.05,
-  ('icons_unseen', 'train'): 0.25,
-  ('icons_unseen', 'test'): 0.25,
-}
-NAMES = tuple(CONCEPTS)
-#: What `fetch` calls both together.
+#: What `fetch` calls all of them together.
 FETCH_NAME = 'icons'
-_ARRAYS, _ABOUT = 'icons.npz', 'icons.json'
 
 
-def deal(designers: Sequence[str]) -> dict[str, tuple[str, str]]:
-  """Deals designers out to the splits, in the shares of `SHARES`.
+@dataclasses.dataclass(frozen=True)
+class IconCollection(drawn.Collection):
+  """Icon data sets that are drawn together.
 
-  Args:
-    designers: their names; order and repeats do not matter.
-
-  Returns:
-    `{designer: (data set, split)}`.
+  Attributes:
+    size: edge length of the pictures, in pixels.
+    shares: share of the designers behind every split: `'<data set>/<split>'` for one of one data
+      set, `'train'` or `'test'` for that split of all of them.
+    aliases: `{concept: other names of it}`.
   """
-  names = sorted(set(designers))
-  order = np.random.default_rng(SEED).permutation(len(names))
-  ends = np.rint(np.cumsum(list(SHARES.values())) * len(names)).astype(int)
-  parts = list(SHARES)
-  place = np.searchsorted(ends, np.arange(len(names)), side='right')
-  return {names[k]: parts[min(p, len(parts) - 1)] for k, p in zip(order, place)}
+
+  size: int
+  shares: Mapping[str, float]
+  aliases: Mapping[str, tuple[str, ...]]
+
+  @property
+  def parts(self) -> list[tuple[str, str]]:
+    """All pairs of data set and split."""
+    return [(name, split) for name in self.names for split in drawn.SPLITS]
+
+  @property
+  def home(self) -> dict[str, str]:
+    """`{concept: its data set}`."""
+    return {word: name for name, words in self.class_names.items() for word in words}
+
+  @property
+  def concepts(self) -> dict[str, str]:
+    """`{name of an icon, without words of style: its concept}`."""
+    return {name: word for word in self.home for name in (word, *self.aliases.get(word, ()))}
+
+  def deal(self, designers: Sequence[str]) -> dict[str, str]:
+    """Deals designers out, in the shares of `shares`.
+
+    Args:
+      designers: their names; order and repeats do not matter.
+
+    Returns:
+      `{designer: a key of shares}`.
+    """
+    names = sorted(set(designers))
+    order = np.random.default_rng(SEED).permutation(len(names))
+    ends = np.rint(np.cumsum(list(self.shares.values())) * len(names)).astype(int)
+    hands = list(self.shares)
+    place = np.searchsorted(ends, np.arange(len(names)), side='right')
+    return {names[k]: hands[min(p, len(hands) - 1)] for k, p in zip(order, place)}
+
+  def part(self, name: str, hand: str) -> tuple[str, str] | None:
+    """Where a picture goes: the (data set, split), or None for nowhere.
+
+    Args:
+      name: the data set of its concept.
+      hand: what its designer was dealt, a key of `shares`.
+    """
+    splits = [split for split in drawn.SPLITS if hand in (split, f'{name}/{split}')]
+    return (name, splits[0]) if splits else None
 
 
-def find(roots: Sequence[pathlib.Path]) -> pathlib.Path | None:
-  """Returns the first folder with prepared icons, or None."""
-  folders = (root / FETCH_NAME for root in roots)
-  return next((f for f in folders if (f / _ARRAYS).is_file() and (f / _ABOUT).is_file()), None)
+def _collection(
+  stem: str,
+  concepts: Mapping[str, tuple[str, ...]],
+  size: int,
+  shares: Mapping[str, float],
+  aliases: Mapping[str, tuple[str, ...]],
+) -> IconCollection:
+  words = {name: list(found) for name, found in concepts.items()}
+  rules = {'size': size, 'seed': SEED, 'concepts': words, 'shares': dict(shares)}
+  if aliases:
+    rules['aliases'] = {word: list(names) for word, names in aliases.items()}
+  return IconCollection(FETCH_NAME, stem, concepts, rules, size, shares, aliases)
 
 
-def save(
-  folder: pathlib.Path,
-  parts: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]],
-  about: dict[str, object],
-) -> None:
-  """Writes the pictures of every split, and what is known about them.
-
-  Args:
-    folder: an existing directory.
-    parts: `{(data set, split): (u8[n, SIZE, SIZE], i32[n])}`.
-    about: JSON-ready, with `'package'`.
-  """
-  arrays = {}
-  for (name, split), (images, labels) in parts.items():
-    arrays[f'{name}/{split}/images'], arrays[f'{name}/{split}/labels'] = images, labels
-  np.savez_compressed(folder / _ARRAYS, allow_pickle=False, **arrays)
-  text = json.dumps({'rules': rules(), **about}, indent=1, sort_keys=True)
-  (folder / _ABOUT).write_text(text + '\n', encoding='utf-8')
-
-
-def rules() -> dict[str, object]:
-  """What the prepared files follow; files that follow other rules are made anew."""
-  shares = {f'{name}/{split}': share for (name, split), share in SHARES.items()}
-  concepts = {name: list(words) for name, words in CONCEPTS.items()}
-  return {'size': SIZE, 'seed': SEED, 'concepts': concepts, 'shares': shares}
-
-
-def about(folder: pathlib.Path) -> dict[str, object]:
-  """Reads what was saved about the icons in a folder that `find` returned.
-
-  Raises:
-    ValueError: the file is damaged, or the icons follow other rules than this version's.
-  """
-  path = folder / _ABOUT
-  try:
-    found = json.loads(path.read_text(encoding='utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as e:
-    raise ValueError(f'{path} is damaged ({e}). {remedy()}') from e
-  if found.get('rules') != rules():
-    raise ValueError(f'{path}: made by other rules than this version has. {remedy()}')
-  return found
-
-
-def load(name: str, split: str, folder: pathlib.Path) -> dataset_lib.Dataset:
-  """Reads prepared icons.
-
-  Args:
-    name: one of `NAMES`.
-    split: 'train', 'test' or 'all' (train, then test).
-    folder: from `find`.
-
-  Returns:
-    A `Dataset` of u8 pixels, 64x64x1, the ink white on black.
-
-  Raises:
-    ValueError: the files are damaged or follow other rules; the message says what to do.
-  """
-  if split == 'all':
-    return dataset_lib.concatenate([load(name, part, folder) for part in ('train', 'test')])
-  package = about(folder)['package']
-  try:
-    with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
-      images, labels = arrays[f'{name}/{split}/images'], arrays[f'{name}/{split}/labels']
-  except (OSError, KeyError, ValueError, EOFError) as e:
-    raise ValueError(f'{folder / _ARRAYS} is damaged ({e}). {remedy()}') from e
-  words = CONCEPTS[name]
-  return dataset_lib.Dataset(
-    images[..., None], labels, len(words), words, name, split, f'package {package} in {folder}'
-  )
-
-
-def remedy() -> str:
-  """Returns the sentence that says how to bring the icons."""
-  return f'Bring them with: python -m dapt_jax.data.fetch {FETCH_NAME}.'
+#: The two data sets of 64x64.
+PAIR = _collection(
+  'icons',
+  icon_concepts.PAIR,
+  64,
+  {
+    'icons_train/train': 0.45,
+    'icons_train/test': 0.05,
+    'icons_unseen/train': 0.25,
+    'icons_unseen/test': 0.25,
+  },
+  aliases={},
+)
+#: The family of 28x28.
+FAMILY = _collection(
+  'family', icon_concepts.FAMILY, 28, {'train': 0.7, 'test': 0.3}, icon_concepts.ALIASES
+)
+COLLECTIONS = (PAIR, FAMILY)
