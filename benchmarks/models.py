@@ -192,12 +192,13 @@ def main(argv: Sequence[str] | None = None) -> None:
       bar.set_postfix_str(row)
       found, reasons[row] = measure(row, args.repeats, args.double)
       rows += found
+      # Kept as they come: half an hour of measurements shall not end with one failure.
+      path = timing.save('models_double' if args.double else 'models', rows, refused=reasons)
   print(timing.table(rows))
   for row, lines in reasons.items():
     for line in lines if args.reasons else ():
       print(f'{row}: {line}')
-  name = 'models_double' if args.double else 'models'
-  print(timing.save(name, rows, refused=reasons))
+  print(path)
 
 
 if __name__ == '__main__':

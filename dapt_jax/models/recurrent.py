@@ -40,8 +40,12 @@ class Recurrent(nn.Module):
     x = nn.Embed(self.vocabulary, self.embedding, name='token')(tokens)
     # An example of nothing but padding is read after its first position.
     lengths = jnp.maximum(jnp.sum(tokens != blocks.PADDING, axis=1), 1)
-    layer = nn.RNN(CELLS[self.cell](self.width, name='cell'), return_carry=True, name='layer')
-    carry, _ = layer(x, seq_lengths=lengths)
+    cell = CELLS[self.cell](self.width, name='cell')
+    # In the precision of the parameters, which cells do not ask for by themselves.
+    zeros = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
+    zeros = jax.tree.map(lambda c: c.astype(x.dtype), zeros)
+    layer = nn.RNN(cell, return_carry=True, name='layer')
+    carry, _ = layer(x, initial_carry=zeros, seq_lengths=lengths)
     x = carry[1] if self.cell == 'lstm' else carry
     self.sow('intermediates', 'features', x)
     return nn.Dense(self.num_classes, name='head')(x)
