@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -35,15 +37,20 @@ _EXPECTED = (
 )
 
 
-def run(main: Callable[[Any, str, bool], None]) -> None:
-  """Parses the flags, checks the configuration, and calls `main(config, workdir, overwrite)`."""
+def run(main: Callable[[Any, str, bool], None], rules: types.ModuleType = schema) -> None:
+  """Parses the flags, checks the configuration, and calls `main(config, workdir, overwrite)`.
+
+  Args:
+    main: of an app.
+    rules: the module with the fields of its configuration, `SCHEMA` and `check`.
+  """
 
   def checked(argv: list[str]) -> None:
     try:
       if len(argv) > 1:
         raise ValueError(f'unexpected arguments {argv[1:]}; options start with --')
       logging.set_verbosity(logging.WARNING)  # checkpoints log dozens of lines a save
-      schema.check(_CONFIG.value)
+      rules.check(_CONFIG.value)
       _use_cores(_CONFIG.value)
       main(_CONFIG.value, str(_WORKDIR.value), bool(_OVERWRITE.value))
     except _EXPECTED as e:
@@ -54,17 +61,17 @@ def run(main: Callable[[Any, str, bool], None]) -> None:
   flags.mark_flags_as_required(['config', 'workdir'])
   for flag in (_CONFIG, _WORKDIR, _OVERWRITE):  # so that --help shows them for every app
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
-  app.run(checked, flags_parser=_parse)
+  app.run(checked, flags_parser=functools.partial(_parse, rules))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(rules: types.ModuleType, argv: list[str]) -> list[str]:
   """Parses the command line; what is wrong with it is said in one line."""
   for argument in argv[1:]:
     if argument.startswith('--config.'):
       name = argument.removeprefix('--config.').split('=')[0]
-      if name not in schema.SCHEMA and not name.startswith('model.options.'):
-        near = difflib.get_close_matches(name, schema.SCHEMA, n=3)
-        hint = f'the nearest are {", ".join(near)}' if near else 'see experiments/schema.py'
+      if name not in rules.SCHEMA and not name.startswith('model.options.'):
+        near = difflib.get_close_matches(name, rules.SCHEMA, n=3)
+        hint = f'the nearest are {", ".join(near)}' if near else f'see {rules.__name__}'
         _refuse(f'{argument}: the configuration has no field {name}; {hint}')
   try:
     return flags.FLAGS(argv)
@@ -94,9 +101,9 @@ def clear(directories: Iterable[pathlib.Path]) -> None:
 
 
 def _use_cores(config: Any) -> None:
-  """One host device per core as far as the population divides, so that a search uses them all."""
+  """One host device per core, of a search as far as its population divides."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-  size = config.search.population
+  size = config.search.population if 'search' in config else cores
   count = config.devices or max(n for n in range(1, min(cores, size) + 1) if size % n == 0)
   if 'host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
     runner.host_devices(count)

@@ -24,6 +24,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import bank as bank_lib
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import seeds, writers
+from dapt_jax.types import PRNGKey
 from dapt_jax.weights import members
 
 _SHARD = files.Pair(
@@ -147,6 +148,11 @@ def build(
   return load(root)
 
 
+def first_key(seed: int) -> PRNGKey:
+  """The key of the first weights that all networks of a zoo share."""
+  return seeds.key(seeds.key(seed, 'zoo'), 'first weights')
+
+
 def _train(flat, model, bank, plan, recipe, number, count, images):
   """(tasks, weights, losses, accuracies) of one shard, still being computed."""
   seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
@@ -155,7 +161,7 @@ def _train(flat, model, bank, plan, recipe, number, count, images):
   root = seeds.key(plan.seed, 'zoo')
   own = jax.random.split(seeds.key(root, f'shard {number}'), 2)
   if plan.start == 'shared':
-    vector = flat.ravel(model.init(seeds.key(root, 'first weights')))
+    vector = flat.ravel(model.init(first_key(plan.seed)))
     start = jnp.broadcast_to(vector, (count, flat.size))
   else:
     start = jax.vmap(lambda k: flat.ravel(model.init(k)))(jax.random.split(own[0], count))

@@ -1,0 +1,112 @@
+"""Batches that are drawn on the device: networks of a zoo, conditions and images of their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dapt_jax.tasks import conditions
+from dapt_jax.types import PRNGKey
+
+
+class Data(NamedTuple):
+  """What batches are drawn from; all of it on the device.
+
+  Attributes:
+    codes: f32[N, D], standardised weights.
+    latents: f32[N, L], their standardised latents, or None before there are any.
+    rows: i32[N, classes, K], training images of every network's task, rows of `images`.
+    images: f32[n, H, W, C].
+  """
+
+  codes: jax.Array
+  latents: jax.Array | None
+  rows: jax.Array
+  images: jax.Array
+
+
+#: `draw(data, key) -> batch`, what `training.repeated` asks for.
+Draw = Callable[[Data, PRNGKey], Any]
+
+
+def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
+  """The condition of images: moments of their pixels, class after class.
+
+  Args:
+    images: f32[n, H, W, C].
+    rows: i32[B, classes, k].
+
+  Returns:
+    f32[B, classes * 2 H W C].
+  """
+  shown = images[rows].reshape(*rows.shape, -1)
+  return conditions.moments(shown).reshape(rows.shape[0], -1)
+
+
+def some(rows: jax.Array, k: int, key: PRNGKey) -> jax.Array:
+  """K different images of every class, i32[..., classes, k] out of i32[..., classes, K]."""
+  order = jnp.argsort(jax.random.uniform(key, rows.shape), axis=-1)[..., :k]
+  return jnp.take_along_axis(rows, order, axis=-1)
+
+
+def of_autoencoder(batch_size: int, probes: int) -> Draw:
+  """Batches `(codes, images to probe networks with, or None)`."""
+
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, jax.Array | None]:
+    chosen, rows, key = _members(data, batch_size, key)
+    if not probes:
+      return data.codes[chosen], None
+    return data.codes[chosen], data.images[_any(rows, probes, key)[0]]
+
+  return draw
+
+
+def of_generator(batch_size: int, k: int, shown: int) -> Draw:
+  """Batches `(latents, {'condition', 'images', 'labels'})`, see `generator.Generator`.
+
+  Args:
+    batch_size: networks.
+    k: images a class in a condition.
+    shown: images that the task term looks at.
+  """
+
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, jax.Array]]:
+    assert data.latents is not None
+    chosen, rows, key = _members(data, batch_size, key)
+    of_condition, of_images = jax.random.split(key)
+    seen, labels = _any(rows, shown, of_images)
+    given = condition(data.images, some(rows, k, of_condition))
+    more = {'condition': given, 'images': data.images[seen], 'labels': labels}
+    return data.latents[chosen], more
+
+  return draw
+
+
+def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
+  """Batches `(condition, codes, images, labels)`; arguments as of `of_generator`."""
+
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, ...]:
+    chosen, rows, key = _members(data, batch_size, key)
+    of_condition, of_images = jax.random.split(key)
+    seen, labels = _any(rows, shown, of_images)
+    given = condition(data.images, some(rows, k, of_condition))
+    return given, data.codes[chosen], data.images[seen], labels
+
+  return draw
+
+
+def _members(data: Data, size: int, key: PRNGKey) -> tuple[jax.Array, jax.Array, PRNGKey]:
+  """(numbers of networks i32[size], images of their tasks, another key)."""
+  own, rest = jax.random.split(key)
+  chosen = jax.random.randint(own, (size,), 0, len(data.codes))
+  return chosen, data.rows[chosen], rest
+
+
+def _any(rows: jax.Array, count: int, key: PRNGKey) -> tuple[jax.Array, jax.Array]:
+  """(rows of images, labels), i32[B, count], of any classes."""
+  size, classes, stored = rows.shape
+  place = jax.random.randint(key, (size, count), 0, classes * stored)
+  return jnp.take_along_axis(rows.reshape(size, -1), place, axis=1), place // stored

@@ -1,0 +1,76 @@
+"""A trained generator on disk: what it takes to draw weights, in two files, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from dapt_jax import files
+from dapt_jax.types import Params
+
+_FILES = files.Pair(
+  format='dapt_jax.generator',
+  version=1,
+  what='a generator of weights',
+  suffix='.safetensors',
+  required=('settings',),
+  head_suffix='.json',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """The numbers of a generator, apart from its codec (which is an artefact of its own).
+
+  Attributes:
+    settings: JSON-ready: what autoencoder, generator and hypernetwork are made of, the model, the
+      split, k images a class, figures of the gate.
+    coder: parameters of the autoencoder.
+    latent_mean: f32[L].
+    latent_std: f32[L].
+    generator: parameters that are sampled with (the moving average).
+    hypernetwork: parameters of the regression hypernetwork.
+  """
+
+  settings: Mapping[str, Any]
+  coder: Params
+  latent_mean: np.ndarray
+  latent_std: np.ndarray
+  generator: Params
+  hypernetwork: Params
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes `path` (JSON) and, beside it, the arrays as `.safetensors`."""
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    tree = {k: v for k, v in fields.items() if k != 'settings'}
+    flat = traverse_util.flatten_dict(tree, sep='|')
+    payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
+    _FILES.save(path, {'settings': dict(self.settings)}, payload)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> Arrays:
+    """Reads what `save` wrote.
+
+    Raises:
+      FileNotFoundError: if one of the two files is missing.
+      ValueError: for a foreign or damaged file.
+    """
+    head, payload = _FILES.load(path)
+    flat = {k: jnp.asarray(v) for k, v in safetensors.numpy.load(payload).items()}
+    tree = traverse_util.unflatten_dict(flat, sep='|')
+    wanted = {f.name for f in dataclasses.fields(cls)} - {'settings'}
+    if set(tree) != wanted:
+      raise ValueError(f'{path} has {sorted(tree)}; a generator has {sorted(wanted)}')
+    return cls(settings=head['settings'], **tree)
+
+  def parameters(self) -> int:
+    """Number of parameters of the generator and its decoder."""
+    return sum(int(np.prod(a.shape)) for a in jax.tree.leaves(self.generator))

@@ -1,0 +1,163 @@
+"""Compares first weights for unseen tasks: the generator's, and everything it has to beat.
+
+  python -m experiments.compare_starts --config=configs/generate.py --workdir=runs/generate
+
+Needs WORKDIR/generator (`experiments.train_generator`). For every held-out task: accuracy of one
+start, of the best of `sample.candidates` chosen on the support images, of their ensemble, and along
+fine-tuning on the support images from both. Writes WORKDIR/starts.json and .npz and prints a table.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dapt_jax.training import seeds, writers
+from dapt_jax.weights import batches, codec, generator, members, starts, trained
+from dapt_jax.weights import zoo as zoo_lib
+from experiments import build_zoo, flags, generation, train_generator, zoo_task
+
+#: Noise on the nearest network, in standard deviations of every weight over the zoo.
+_NOISE = 0.3
+
+
+class Starts:
+  """Candidates of every method for the tasks of one part."""
+
+  def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
+    root = pathlib.Path(workdir)
+    self.config, self.task, self.zoo = config, task, found
+    self.images = jnp.asarray(task.bank.images)
+    self.codec = codec.Codec.load(root / 'codec')
+    self.arrays = trained.Arrays.load(root / 'generator')
+    self.rows = zoo_task.training_rows(config, task, found)
+    outputs = train_generator.outputs_of(task, self.codec)
+    size = self.codec.shape[0]
+    coder = train_generator.coder_of(config, size, outputs)
+    none = jnp.zeros((0, config.autoencoder.latent))
+    middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
+    latents = generator.Latents(none, middle, spread)
+    width = self.conditions(self.rows[:1]).shape[1]
+    self.generator = train_generator.generator_of(
+      config, coder, self.arrays.coder, latents, width, outputs
+    )
+    self.hypernetwork = train_generator.hypernetwork_of(config, size, outputs)
+
+  def conditions(self, rows: np.ndarray) -> jax.Array:
+    """f32[T, C], of the first `sample.support` images of every class."""
+    return batches.condition(self.images, jnp.asarray(rows[:, :, : self.config.sample.support]))
+
+  def sampled(
+    self, conditions: jax.Array, count: int, guidance: float | None, name: str
+  ) -> jax.Array:
+    """f32[T, count, size], draws of the generator."""
+    s = self.config.sample
+
+    @jax.jit
+    def draw(params: Any, given: jax.Array, key: Any) -> jax.Array:
+      options = {'method': s.method, 'num_steps': s.steps}
+      return self.generator.sample(params, given, key, guidance, **options)
+
+    given = jnp.repeat(conditions, count, axis=0)
+    codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
+    found = zoo_task.vectors(self.task, self.codec, codes)
+    return found.reshape(len(conditions), count, -1)
+
+  def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
+    """{method: its candidates f32[T, k, size]}, made when called."""
+    config, task, vectors = self.config, self.task, self.zoo.vectors
+    count, k = len(held.tasks), config.sample.candidates
+    given = self.conditions(held.support)
+    stored = np.asarray(self.conditions(self.rows))
+    key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
+    first = task.flat.ravel(
+      task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
+    )
+    write = jax.jit(self.hypernetwork.predict)
+    written = lambda: zoo_task.vectors(task, self.codec, write(self.arrays.hypernetwork, given))
+    return {
+      'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
+      'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
+      'zoo mean': lambda: starts.mean(vectors, count),
+      'nearest': lambda: starts.nearest(vectors, stored, np.asarray(given), k),
+      'nearest + noise': lambda: starts.noisy(
+        vectors, stored, np.asarray(given), k, _NOISE, key('noise')
+      ),
+      'best of the zoo': lambda: starts.best_of_zoo(task.flat, vectors, self.images, held.support),
+      'hypernetwork': lambda: written()[:, None],
+      'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
+      'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
+    }
+
+
+def judge(
+  config: Any, task: zoo_task.ZooTask, held: zoo_task.Held, candidates: jax.Array
+) -> dict[str, np.ndarray]:
+  """Accuracies of candidates f32[T, k, size].
+
+  Returns:
+    {'all': [T, k], 'best': [T], 'ensemble': [T], 'single curve', 'best curve': [steps, T]}.
+  """
+  images, (count, k) = jnp.asarray(task.bank.images), candidates.shape[:2]
+  test, support = jnp.asarray(held.test), jnp.asarray(held.support)
+  flat = candidates.reshape(count * k, -1)
+  every = members.accuracy(task.flat, flat, images, jnp.repeat(test, k, axis=0)).reshape(count, k)
+  chosen = starts.choose(task.flat, candidates, images, held.support)
+  recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), count)
+  tune = lambda v: members.curve(
+    *(task.flat, recipe, v, images, support, test, keys), config.compare.steps
+  )
+  best = candidates[jnp.arange(count), chosen]
+  return {
+    'all': np.asarray(every),
+    'best': np.asarray(every)[np.arange(count), np.asarray(chosen)],
+    'ensemble': np.asarray(starts.ensemble(task.flat, candidates, images, test)),
+    'single curve': tune(candidates[:, 0]),
+    'best curve': tune(best),
+  }
+
+
+def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> dict[str, Any]:
+  """Judges every method on every part; {part: {method: arrays of `judge`}}."""
+  source = Starts(config, task, found, workdir)
+  results: dict[str, Any] = {}
+  for part in config.compare.parts:
+    held = zoo_task.held(config, task, part)
+    results[part] = {}
+    for method, make in source.methods(held).items():
+      seen = results[part][method] = judge(config, task, held, make())
+      print(
+        f'{part:12} {method:24} one {seen["all"].mean():.3f}  best of {seen["all"].shape[1]:2} '
+        f'{seen["best"].mean():.3f}  ensemble {seen["ensemble"].mean():.3f}  tuned '
+        + ' '.join(f'{a:.3f}' for a in seen['best curve'].mean(1)),
+        flush=True,
+      )
+  return results
+
+
+def save(results: dict[str, Any], config: Any, workdir: str) -> None:
+  """Writes means as JSON and all accuracies as .npz."""
+  root = pathlib.Path(workdir)
+  flat = {
+    f'{p}|{m}|{n}': a for p, ms in results.items() for m, ns in ms.items() for n, a in ns.items()
+  }
+  np.savez(root / 'starts.npz', **flat)
+  means = {name: np.asarray(a.mean(-1)).round(5).tolist() for name, a in flat.items()}
+  writers.write_json(root / 'starts.json', {'config': config.to_dict(), 'means': means})
+
+
+def main(config: Any, workdir: str, overwrite: bool) -> None:
+  """Compares the starts."""
+  del overwrite  # nothing is resumed: the comparison is made anew every time
+  task = zoo_task.load(config)
+  found = build_zoo.run(config, task, workdir)
+  save(run(config, task, found, workdir), config, workdir)
+
+
+if __name__ == '__main__':
+  flags.run(main, generation)

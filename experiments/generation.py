@@ -1,0 +1,188 @@
+"""Fields of a configuration of the apps that generate weights, with defaults and rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from dapt_jax.diffusion import objective, sampler, schedule
+from dapt_jax.models import model as model_lib
+from dapt_jax.tasks import splits
+from dapt_jax.tasks import task as task_lib
+from dapt_jax.training import config as config_lib
+from dapt_jax.weights import zoo
+
+Rule = config_lib.Rule
+
+_names = Rule(str, min=1)
+_count = Rule(int, min=1)
+
+SCHEMA: config_lib.Schema = {
+  'title': Rule(str, help='headline of the tables'),
+  'seed': Rule(int, min=0, help='of split, zoo and generator'),
+  'devices': Rule(int, min=0, help='host devices that shards are spread over; 0: one per core'),
+  'tensorboard': Rule(bool, help='metrics for TensorBoard, too'),
+  'data.sources': Rule(tuple, min=1, items=_names, help='data sets, all of equal classes'),
+  'data.transforms': Rule(tuple, min=1, items=Rule(str, choices=task_lib.TRANSFORMS)),
+  'data.held_views': Rule(
+    tuple, items=_names, help="'SOURCE/TRANSFORM', or 'SOURCE/*', that the zoo never sees"
+  ),
+  'data.held_sets': Rule(int, min=0, help='unordered sets of classes that the zoo never sees'),
+  'data.num_classes': Rule(int, min=2, help='classes of a task'),
+  'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
+  'data.data_dir': Rule(str, optional=True, help='None: $DAPT_DATA_DIR or ~/.cache/dapt_jax'),
+  'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
+  'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
+  'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'zoo.size': _count,
+  'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
+  'zoo.test_per_class': _count,
+  'zoo.start': Rule(str, choices=zoo.STARTS, help='shared: one initialisation for all networks'),
+  'zoo.shard': Rule(int, min=1, help='networks a file'),
+  'zoo.steps': _count,
+  'zoo.batch_size': _count,
+  'zoo.learning_rate': Rule(float, above=0, help='of Adam'),
+  'zoo.group': Rule(int, min=1, help='networks side by side in one program'),
+  'autoencoder.latent': _count,
+  'autoencoder.hidden': Rule(tuple, min=1, items=_count),
+  'autoencoder.noise': Rule(float, min=0),
+  'autoencoder.latent_noise': Rule(float, min=0),
+  'autoencoder.kl': Rule(float, min=0),
+  'autoencoder.probe': Rule(float, min=0, help='weight of the term in function space'),
+  'autoencoder.probes': Rule(int, min=1, help='images that networks are compared on'),
+  'autoencoder.learning_rate': Rule(float, above=0),
+  'autoencoder.steps': _count,
+  'autoencoder.gate': Rule(
+    float, min=0, max=1, help='least accuracy of reconstructions over that of the originals'
+  ),
+  'generator.objective': Rule(str, choices=objective.NAMES),
+  'generator.schedule': Rule(str, choices=schedule.NAMES),
+  'generator.width': Rule(int, min=2),
+  'generator.blocks': _count,
+  'generator.task': Rule(float, min=0, help='weight of the task term'),
+  'generator.shown': Rule(int, min=1, help='images that the task term looks at'),
+  'generator.drop_rate': Rule(float, min=0, max=1),
+  'generator.ema_decay': Rule(float, min=0, below=1),
+  'generator.learning_rate': Rule(float, above=0),
+  'generator.steps': _count,
+  'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
+  'hypernetwork.regression': Rule(float, min=0),
+  'hypernetwork.task': Rule(float, min=0),
+  'hypernetwork.learning_rate': Rule(float, above=0),
+  'hypernetwork.steps': _count,
+  'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
+  'training.repeat': Rule(int, min=1, help='updates in one call of the compiled program'),
+  'training.checkpoint_every': Rule(int, min=1, help='calls'),
+  'sample.support': Rule(int, min=1, help='images a class that a task shows the generator'),
+  'sample.candidates': Rule(int, min=1, help='draws, of which the best on the support is taken'),
+  'sample.guidance': Rule(float, min=0),
+  'sample.method': Rule(str, choices=sampler.METHODS),
+  'sample.steps': _count,
+  'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
+  'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
+  'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+  """Defaults: two families of digits at 8x8 pixels, tasks of five classes, a small perceptron."""
+  c = ml_collections.ConfigDict()
+  c.title, c.seed, c.devices, c.tensorboard = 'Weights drawn for unseen tasks', 0, 0, False
+  for name, fields in _SECTIONS.items():
+    c[name] = ml_collections.ConfigDict(fields)
+  c.data.data_dir = ml_collections.config_dict.placeholder(str)
+  return c
+
+
+def check(config: Any) -> None:
+  """Raises ConfigError listing everything that is wrong with a configuration."""
+  config_lib.check(config, SCHEMA)
+  steps = list(config.compare.steps)
+  if steps != sorted(set(steps)):
+    raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  for view in config.data.held_views:
+    source, _, transform = view.rpartition('/')
+    if source not in config.data.sources or transform not in (*config.data.transforms, '*'):
+      raise config_lib.ConfigError(
+        f"data.held_views has {view!r}; write 'SOURCE/TRANSFORM' or 'SOURCE/*' with a source out "
+        f'of {list(config.data.sources)}'
+      )
+  if config.sample.support > config.zoo.per_class:
+    raise config_lib.ConfigError(
+      f'sample.support is {config.sample.support}, but networks of the zoo have only '
+      f'zoo.per_class={config.zoo.per_class} images to draw conditions from; lower one, raise the '
+      'other'
+    )
+
+
+_SECTIONS: dict[str, dict[str, Any]] = {
+  'data': {
+    'sources': ('digits', 'mnist'),
+    'transforms': task_lib.TRANSFORMS,
+    'held_views': (
+      *('digits/rot180', 'digits/rot180+inverted', 'mnist/rot180', 'mnist/rot180+inverted'),
+      *('mnist/rot270', 'mnist/rot270+inverted'),
+    ),
+    'held_sets': 50,
+    'num_classes': 5,
+    'image_size': 8,
+    'origin': 'embedded',
+  },
+  'model': {'name': 'mlp', 'options': {'widths': (24,)}},
+  'zoo': {
+    'size': 4000,
+    'per_class': 40,
+    'test_per_class': 50,
+    'start': 'shared',
+    'shard': 500,
+    'steps': 500,
+    'batch_size': 32,
+    'learning_rate': 3e-3,
+    'group': 32,
+  },
+  'autoencoder': {
+    'latent': 192,
+    'hidden': (512, 256),
+    'noise': 0.02,
+    'latent_noise': 0.0,
+    'kl': 1e-4,
+    'probe': 1.0,
+    'probes': 16,
+    'learning_rate': 1e-3,
+    'steps': 4000,
+    'gate': 0.9,
+  },
+  'generator': {
+    'objective': 'v',
+    'schedule': 'linear_sqrt',
+    'width': 256,
+    'blocks': 3,
+    'task': 1.0,
+    'shown': 32,
+    'drop_rate': 0.1,
+    'ema_decay': 0.999,
+    'learning_rate': 1e-3,
+    'steps': 5000,
+  },
+  'hypernetwork': {
+    'hidden': (512, 512),
+    'regression': 1.0,
+    'task': 0.0,
+    'learning_rate': 1e-3,
+    'steps': 4000,
+  },
+  'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
+  'sample': {
+    'support': 10,
+    'candidates': 20,
+    'guidance': 2.0,
+    'method': 'dpm_solver',
+    'steps': 20,
+  },
+  'compare': {
+    'tasks': 100,
+    'parts': ('new_classes', 'new_view'),
+    'steps': (0, 1, 5, 10, 20, 50, 100, 300),
+  },
+}
