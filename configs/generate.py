@@ -3,7 +3,8 @@
 Two families of digits (scikit-learn's, and MNIST pooled to 8x8), eight transforms, tasks of five of
 ten classes in any order. The zoo never sees 50 of the 252 sets of classes, nor images turned by 180
 degrees (of MNIST's 270 neither); 4,000 perceptrons of 1,685 weights.
-Expected and cost: docs/results.md.
+Expected: networks that nobody trained are right in .86 to .90 of unseen tasks' images (random .19).
+Cost: a quarter of an hour of two quiet cores.
 Command: python -m experiments.build_zoo --config=configs/generate.py --workdir=runs/generate, then
 experiments.train_generator and experiments.compare_starts likewise.
 """

@@ -10,7 +10,8 @@ import sys
 import experiments_tiny
 import pytest
 
-from experiments import schema
+from dapt_jax.training import config as config_lib
+from experiments import generation, schema
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = ROOT / 'tests' / 'experiments_tiny.py'
@@ -85,8 +86,26 @@ def _configs():
 @pytest.mark.parametrize('name', _configs())
 def test_configurations_pass_the_schema(name):
   module = importlib.import_module(f'configs.{name}')
-  schema.check(module.get_config())
+  config = module.get_config()
+  (generation if 'zoo' in config else schema).check(config)
   assert all(word in module.__doc__ for word in ('Expected', 'Cost', 'Command'))
+
+
+def test_configurations_of_generators_are_checked():
+  generation.check(generation.default())
+  bad = {
+    'data.held_views': (('digits/rot45',), 'digits/rot45'),
+    'compare.steps': ((0, 5, 5), 'must increase'),
+    'sample.support': (41, 'zoo.per_class=40'),
+    'zoo.start': ('own', 'independent'),
+    'generator.objective': ('x0', 'epsilon'),
+  }
+  for field, (value, words) in bad.items():
+    c = generation.default()
+    section, name = field.split('.')
+    c[section][name] = value
+    with pytest.raises(config_lib.ConfigError, match=words):
+      generation.check(c)
 
 
 def test_every_default_has_a_rule_and_passes():
