@@ -67,8 +67,7 @@ def run(
     batches: `batches(i)` returns the batch of update i; a pure function of i.
     num_steps: updates in the whole run, those before a stop included.
     workdir: an opened work directory (`workdir.open_workdir`), or None to write nothing.
-    checkpoint_every: save whenever this many steps are done; None saves at the end and on a stop
-      only.
+    checkpoint_every: save every so many steps; None saves at the end and on a stop only.
     keep: how many checkpoints to keep.
     log_every: fetch, check and write the metrics at step 1, at every multiple of this, and at the
       end.
