@@ -94,20 +94,9 @@ def search(
   """
   name = name_of(config, budget, seed, variant)
   path = pathlib.Path(workdir) / 'search' / name
-  recorded: dict[str, Any] = {
-    'variant': variant,
-    'budget': budget,
-    'seed': seed,
-    'search': config.search.to_dict() | {'budgets': None, 'seeds': None},
-    'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
-    'model': config.model.to_dict(),
-  }
   criterion = criterion_of(config, variant)
   metrics: Mapping[str, Any] = {}
-  if criterion != 'gates':
-    recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
-  if config.search.unit == 'latency':
-    recorded['latency'] = {'batch_size': config.latency.batch_size}
+  recorded = _recorded(config, budget, seed, variant)
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():
@@ -134,6 +123,23 @@ def search(
     arch.save(made)
     task.graph.picture(arch).save(path / 'architecture.svg')
     return arch
+
+
+def _recorded(config: Any, budget: float, seed: int, variant: str) -> dict[str, Any]:
+  """The settings that a search depends on."""
+  recorded: dict[str, Any] = {
+    'variant': variant,
+    'budget': budget,
+    'seed': seed,
+    'search': config.search.to_dict() | {'budgets': None, 'seeds': None},
+    'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
+    'model': config.model.to_dict(),
+  }
+  if criterion_of(config, variant) != 'gates':
+    recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
+  if config.search.unit == 'latency':
+    recorded['latency'] = {'batch_size': config.latency.batch_size}
+  return recorded
 
 
 def criterion_of(config: Any, variant: str) -> str:
