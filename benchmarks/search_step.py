@@ -25,7 +25,7 @@ from configs import demo
 from dapt_jax import pruning
 from dapt_jax.models import population
 from dapt_jax.training import runner
-from experiments import prune
+from experiments import gate_search
 from experiments import task as task_lib
 
 LEVELS = (('channel', 'branch'), ('branch',))
@@ -69,8 +69,10 @@ def steps(kind: runner.Kind) -> dict[str, Callable[[], Any]]:
     config.search.levels = levels
     config.search.shots = 0  # one batch for the whole population, as the plain step has it
     c, task = config.search, task_lib.load(config)
-    search = prune.make_search(config, task, workdir='', budget=c.budgets[0], variant='learned')
-    batch = prune.batches(task, c, seed=0)(0)
+    search = gate_search.make_search(
+      config, task, workdir='', budget=c.budgets[0], variant='learned'
+    )
+    batch = gate_search.batches(task, c, seed=0)(0)
     searched = runner.make_update(search.update, state_axes=pruning.STATE_AXES, kind=kind)
     out['+'.join(levels)] = repeat(searched, search.init(jax.random.key(0)), batch)
 

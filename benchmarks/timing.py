@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dapt_jax.graph.costs import stopwatch
+
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
 
@@ -37,7 +39,7 @@ class Times(NamedTuple):
 def interleaved(
   functions: Mapping[str, Callable[[], Any]], repeats: int = 15, warmup: int = 2
 ) -> dict[str, Times]:
-  """Times functions in turn, round after round, so that a busy spell hits all of them alike.
+  """Median times of functions that are called in turn; see `stopwatch.interleaved`.
 
   Args:
     functions: functions without arguments; JAX arrays that they return are waited for.
@@ -47,16 +49,8 @@ def interleaved(
   Returns:
     The times of every function.
   """
-  wall: dict[str, list[float]] = {name: [] for name in functions}
-  cpu: dict[str, list[float]] = {name: [] for name in functions}
-  for turn in range(warmup + repeats):
-    for name, function in functions.items():
-      wall_start, cpu_start = time.perf_counter(), time.process_time()
-      jax.block_until_ready(function())
-      if turn >= warmup:
-        wall[name].append(1e3 * (time.perf_counter() - wall_start))
-        cpu[name].append(1e3 * (time.process_time() - cpu_start))
-  return {name: _summary(wall[name], cpu[name]) for name in functions}
+  rounds = list(stopwatch.interleaved(list(functions.values()), warmup + repeats))[warmup:]
+  return {name: _summary(seen) for name, seen in zip(functions, zip(*rounds))}
 
 
 class Stopwatch:
@@ -106,10 +100,10 @@ def phases(
   return out
 
 
-def _summary(wall: Sequence[float], cpu: Sequence[float]) -> Times:
+def _summary(seen: Sequence[stopwatch.Seconds]) -> Times:
   """Median and quartiles of one function."""
-  low, median, high = (float(q) for q in np.percentile(wall, (25, 50, 75)))
-  return Times(median, low, high, float(np.median(cpu)))
+  low, median, high = (1e3 * float(q) for q in np.percentile([t.wall for t in seen], (25, 50, 75)))
+  return Times(median, low, high, 1e3 * float(np.median([t.cpu for t in seen])))
 
 
 def machine(packages: Sequence[str] = ('jax', 'jaxlib', 'numpy')) -> dict[str, Any]:

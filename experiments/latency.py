@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from dapt_jax.graph.costs import stopwatch
 from dapt_jax.transfer import protocol, structures
 from experiments import task as task_lib
 
@@ -52,17 +53,11 @@ def _time(
   images: np.ndarray,
   repeats: int,
 ) -> list[dict[str, Any]]:
-  for fn, params in runs.values():
-    jax.block_until_ready(fn(params, images))
-  times: dict[str, list[float]] = {name: [] for name in runs}
-  for _ in range(repeats):
-    for name, (fn, small) in runs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(fn(small, images))
-      times[name].append(1e3 * (time.perf_counter() - start))
+  calls = [functools.partial(fn, params, images) for fn, params in runs.values()]
+  _, *rounds = stopwatch.interleaved(calls, 1 + repeats)  # the first one compiles
   rows = []
-  for name, seen in times.items():
-    low, middle, high = statistics.quantiles(seen, n=4)
+  for name, seen in zip(runs, zip(*rounds)):
+    low, middle, high = statistics.quantiles([1e3 * t.wall for t in seen], n=4)
     rows.append(
       {
         'name': name,

@@ -19,18 +19,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 
 import dapt_jax as dapt
-from dapt_jax import data, gates, pruning
-from dapt_jax.gates import schedules
-from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
-from dapt_jax.transfer import draws
-from dapt_jax.types import Gates
-from experiments import classical, flags, outputs, schema, source
+from experiments import classical, flags, gate_search, outputs, schema
 from experiments import task as task_lib
 
 #: Fields that may change between a run and its continuation.
@@ -55,7 +48,9 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
   found = {}
   for budget in config.search.budgets:
     # Seeds differ in their states only: one program serves them all.
-    program = functools.cache(functools.partial(_program, config, task, workdir, budget, 'learned'))
+    program = functools.cache(
+      functools.partial(gate_search.make_program, config, task, workdir, budget, 'learned')
+    )
     for seed in config.search.seeds:
       name = name_of(config, budget, seed)
       found[name] = search(config, task, workdir, budget, seed, program=program)
@@ -78,7 +73,7 @@ def search(
   seed: int,
   *,
   variant: str = 'learned',
-  program: Callable[[], tuple[pruning.Search, runner.Mapped]] | None = None,
+  program: Callable[[], gate_search.Program] | None = None,
 ) -> dapt.Architecture:
   """Runs, resumes or reads one search.
 
@@ -99,20 +94,9 @@ def search(
   """
   name = name_of(config, budget, seed, variant)
   path = pathlib.Path(workdir) / 'search' / name
-  recorded: dict[str, Any] = {
-    'variant': variant,
-    'budget': budget,
-    'seed': seed,
-    'search': config.search.to_dict() | {'budgets': None, 'seeds': None},
-    'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
-    'model': config.model.to_dict(),
-  }
   criterion = criterion_of(config, variant)
   metrics: Mapping[str, Any] = {}
-  if criterion != 'gates':
-    recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
-  if config.search.unit == 'latency':
-    recorded['latency'] = {'batch_size': config.latency.batch_size}
+  recorded = _recorded(config, budget, seed, variant)
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
     if made.exists():
@@ -121,8 +105,10 @@ def search(
       pruned = classical.find(config, task, workdir, path, criterion, budget, seed)
       arch, theta = pruned.architecture, pruned.theta
     else:
-      build = program or functools.partial(_program, config, task, workdir, budget, variant)
-      theta, metrics = _learn(config, task, opened, build(), seed)
+      build = program or functools.partial(
+        gate_search.make_program, config, task, workdir, budget, variant
+      )
+      theta, metrics = gate_search.learn(config, task, opened, build(), seed)
       arch = task.graph.decide(
         theta, budget=budget, unit=config.search.unit, round_to=config.search.round_to
       )
@@ -139,165 +125,28 @@ def search(
     return arch
 
 
+def _recorded(config: Any, budget: float, seed: int, variant: str) -> dict[str, Any]:
+  """The settings that a search depends on."""
+  recorded: dict[str, Any] = {
+    'variant': variant,
+    'budget': budget,
+    'seed': seed,
+    'search': config.search.to_dict() | {'budgets': None, 'seeds': None},
+    'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
+    'model': config.model.to_dict(),
+  }
+  if criterion_of(config, variant) != 'gates':
+    recorded['source'] = {'steps': config.transfer.source_steps, 'seed': config.seed}
+  if config.search.unit == 'latency':
+    recorded['latency'] = {'batch_size': config.latency.batch_size}
+  return recorded
+
+
 def criterion_of(config: Any, variant: str) -> str:
   """'gates' or the classical criterion that a variant of the search goes by."""
   if variant in schema.CRITERIA:
     return variant
   return 'gates' if variant in schema.SEARCHES else config.search.criterion
-
-
-def _learn(
-  config: Any,
-  task: task_lib.Task,
-  opened: workdir_lib.Workdir,
-  program: tuple[pruning.Search, runner.Mapped],
-  seed: int,
-) -> tuple[Gates, Mapping[str, Any]]:
-  """Runs or resumes a search of gates: (logits, last metrics)."""
-  searcher, update = program
-  with outputs.more_writers(config, opened.path) as more:
-    result = loop.run(
-      update,
-      searcher.init(seeds.key(seed, 'search')),
-      batches(task, config.search, seed),
-      num_steps=config.search.steps,
-      workdir=opened,
-      checkpoint_every=config.search.checkpoint_every,
-      log_every=config.search.log_every,
-      writers=more,
-      name=opened.path.name,
-      on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
-    )
-  return result.state.shared.theta, result.metrics
-
-
-def _program(
-  config: Any, task: task_lib.Task, workdir: str, budget: float, variant: str
-) -> tuple[pruning.Search, runner.Mapped]:
-  searcher = make_search(config, task, workdir, budget, variant)
-  update = runner.make_update(
-    searcher.update,
-    state_axes=pruning.STATE_AXES,
-    batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
-    kind=_kind(config),
-  )
-  return searcher, update
-
-
-def make_search(
-  config: Any, task: task_lib.Task, workdir: str, budget: float, variant: str
-) -> pruning.Search:
-  """The search that a configuration describes."""
-  c = config.search
-  kind = 'fixed' if variant == 'fixed_weights' else c.weights
-  params = source.train(config, task, workdir) if kind == 'given' else None
-  weights = pruning.weights.make(
-    kind, task.fast.init, lifetime=c.lifetime, inner_steps=c.inner_steps, params=params
-  )
-  if kind == 'random_features':
-    features = lambda params, x: task.fast.features(params, x, train=True)
-    loss = pruning.losses.ridge(features, task.source.num_classes)
-  else:
-    loss = pruning.losses.cross_entropy(task.fast.apply_train)
-  settings = pruning.Settings(
-    population=c.population,
-    relaxation='one_temperature' if variant == 'one_temperature' else c.relaxation,
-    hard=schedules.exponential(c.hard_start, c.hard_end, c.steps),
-    budget=budget,
-    unit=c.unit,
-    rho=c.rho,
-    damping=c.damping,
-    ramp=int(c.ramp * c.steps),
-    concave=c.concave,
-    branch_price=c.branch_price,
-    sharp_cost=c.sharp_cost and variant != 'one_temperature',
-    redraw=c.redraw,
-    warmup=min(c.warmup, max(weights.lifetime - 1, 0)) if weights.lifetime else 0,
-    hold=c.hold,
-    own_batches=_has_episodes(c),
-  )
-  optimizers = {'adam': optax.adam, 'sgd': optax.sgd, 'mirror': gates.mirror_descent}
-  return pruning.make_search(
-    task.graph,
-    loss,
-    weights,
-    gate_optimizer=optimizers[c.gate_optimizer](c.gate_rate),
-    weight_optimizer=optax.chain(optax.clip_by_global_norm(5.0), optax.adam(c.weight_rate)),
-    settings=settings,
-    start=lambda key: start_logits(task.graph, key, c.start_channel, c.start_branch),
-  )
-
-
-def start_logits(graph, key, channel: float, branch: float):
-  """First logits: small noise around one level for branches and one for all other gates."""
-  theta = graph.init_gates(key)
-  kinds = {n: g.kind for n, g in graph.gated_groups.items()}
-  return {n: t + (branch if kinds[n] == 'branch' else channel) for n, t in theta.items()}
-
-
-def batches(task: task_lib.Task, settings: Any, seed: int):
-  """`batches(step)`: disjoint halves of the source data for weights and gates."""
-  halves = data.split(task.source, (0.5, 0.5), seed)
-  size, inner = settings.batch_size, settings.inner_steps
-  lead = (inner,) if inner > 1 else ()
-  if _has_episodes(settings):
-    for_weights, lead = episodes(halves[0], settings, seed), (settings.population, *lead)
-  else:
-    for_weights = data.make_batcher(halves[0], size * max(inner, 1), seed)
-  for_gates = data.make_batcher(halves[1], size, seed + 1)
-
-  def standard(batch):
-    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
-
-  def at(step: int):
-    weights = jax.tree.map(
-      lambda x: x.reshape(*lead, size, *x.shape[1:]), standard(for_weights(step))
-    )
-    return {'weights': weights, 'gates': standard(for_gates(step))}
-
-  return at
-
-
-def episodes(dataset: data.Dataset, settings: Any, seed: int):
-  """`batches(step)`: for every network of a population a batch out of its own few examples.
-
-  With each draw of weights a network gets a support set of `settings.shots` examples a class, as
-  the target will give it, and sees nothing else until the next draw.
-  """
-  size, lifetime = settings.population, settings.lifetime
-  count = settings.batch_size * max(settings.inner_steps, 1)
-
-  @functools.lru_cache(maxsize=4 * size)
-  def support(member: int, generation: int):
-    own = np.random.SeedSequence([seed, member, generation]).generate_state(1)[0]
-    return draws.draw(dataset.labels, settings.shots, int(own))
-
-  def at(step: int):
-    chosen = []
-    for member in range(size):
-      _, generation = pruning.age(member, step, lifetime, size)
-      own = support(member, int(generation))
-      random = np.random.default_rng([seed, member, step])
-      chosen.append(own[random.integers(len(own), size=count)])
-    images, labels = dataset.take(np.concatenate(chosen))
-    return {'image': images, 'label': labels}
-
-  return at
-
-
-def probabilities(theta) -> dict[str, list[float]]:
-  """Gate probabilities by group, for the metrics file: lists, which are written whole."""
-  found = {n: np.asarray(gates.probability(t), np.float64) for n, t in theta.items()}
-  return {f'gate/{n}': np.round(p, 4).tolist() for n, p in found.items()}
-
-
-def _has_episodes(settings: Any) -> bool:
-  return bool(settings.shots) and settings.inner_steps > 0
-
-
-def _kind(config: Any) -> runner.Kind:
-  several = jax.local_device_count() > 1
-  return 'pmap' if several and config.search.population % jax.local_device_count() == 0 else 'jit'
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:

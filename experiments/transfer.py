@@ -20,6 +20,7 @@ import dapt_jax as dapt
 from dapt_jax.training import seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws, protocol, results, retrain, statistics
+from dapt_jax.transfer import ledger as ledger_lib
 from experiments import candidates as candidates_lib
 from experiments import flags, prune
 from experiments import task as task_lib
@@ -91,7 +92,7 @@ def _compare(config, task, everything, path):
   c = config.transfer
   fields = ('steps', 'batch_size', 'learning_rate', 'weight_decay', 'chunk', 'stop_loss')
   recipe = retrain.Recipe(**{f: c[f] for f in fields})
-  ledger = protocol.Ledger(path / 'finished.jsonl')
+  ledger = ledger_lib.Ledger(path / 'finished.jsonl')
   rows = []
   with stopping.catch() as stop:
     for target in task.targets:

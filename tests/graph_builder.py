@@ -2,6 +2,7 @@
 
 import functools
 
+import graph_layers as layers
 import graph_pieces as pieces
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,11 @@ def _conv(x, kernel, numbers=('NHWC', 'HWIO', 'NHWC'), window_strides=(1, 1), **
 
 def depthwise(net, x):
   kernel = net.get('kernel', 2, 2, 1, net.pick(1, 2) * x.shape[-1])
-  return pieces.act(net, _conv(x, kernel, feature_group_count=x.shape[-1]))
+  return layers.act(net, _conv(x, kernel, feature_group_count=x.shape[-1]))
 
 
 def grouped(net, x):
-  h = jnp.sin(pieces.dense(net, x, 6, 'before'))
+  h = jnp.sin(layers.dense(net, x, 6, 'before'))
   return _conv(h, net.get('kernel', 2, 1, 2, 3 * net.pick(1, 2)), feature_group_count=3)
 
 
@@ -49,7 +50,7 @@ def pool(net, x):
 
 
 def group_norm(net, x):
-  h = pieces.dense(net, x, 6)
+  h = layers.dense(net, x, 6)
   h = h.reshape(*x.shape[:-1], 3, 2)
   centred = h - h.mean((1, 2, 4), keepdims=True)
   h = centred * lax.rsqrt((centred * centred).mean((1, 2, 4), keepdims=True) + 1e-2)
@@ -73,13 +74,13 @@ def attention(net, x):
     named = [(n, net.get(n, dim, count, width), net.get('b' + n, count, width)) for n in 'qkv']
     q, k, v = (jnp.einsum('btd,dhk->bthk', x, w) + b for _, w, b in named)
   elif kind == 'reshape':
-    q, k, v = (pieces.dense(net, x, count * width, n).reshape(shape) for n in 'qkv')
+    q, k, v = (layers.dense(net, x, count * width, n).reshape(shape) for n in 'qkv')
   elif kind == 'fused':
-    fused = pieces.dense(net, x, 3 * count * width).reshape(*x.shape[:2], 3, count, width)
+    fused = layers.dense(net, x, 3 * count * width).reshape(*x.shape[:2], 3, count, width)
     q, k, v = (fused[:, :, i] for i in range(3))
   else:
-    q = pieces.dense(net, x, count * width, 'q').reshape(shape)
-    k, v = (pieces.dense(net, x, width, n)[:, :, None] for n in 'kv')
+    q = layers.dense(net, x, count * width, 'q').reshape(shape)
+    k, v = (layers.dense(net, x, width, n)[:, :, None] for n in 'kv')
     k, v = (jnp.repeat(a, count, 2) for a in (k, v))
   if net.pick(True, False):
     q, k = _rotated(q), _rotated(k)
@@ -88,7 +89,7 @@ def attention(net, x):
   out = jnp.einsum('bhqs,bshk->bqhk', jax.nn.softmax(scores), v)
   if net.pick(True, False):
     return x + jnp.einsum('bqhk,hkd->bqd', out, net.get('o', count, width, dim))
-  return pieces.dense(net, out.reshape(*x.shape[:2], -1), name='o')
+  return layers.dense(net, out.reshape(*x.shape[:2], -1), name='o')
 
 
 def _rotated(h):
@@ -189,7 +190,7 @@ class Net:
     if jnp.issubdtype(x.dtype, jnp.integer):
       x = self.get('table', 7, self.width())[x]
     else:
-      x = pieces.dense(self, x)
+      x = layers.dense(self, x)
     own = {4: IMAGE, 3: SEQUENCE}.get(x.ndim, ())
     for number in range(self.pick(2, 3, 4)):
       piece = self.pick(*(own if own and self.pick(True, False) else pieces.PIECES))
@@ -199,7 +200,7 @@ class Net:
     self.layer = 'head'
     if x.ndim > 2:
       x = x.mean(tuple(range(1, x.ndim - 1))) if self.pick(1, 1, 0) else x.reshape(len(x), -1)
-    out = jnp.sin(pieces.dense(self, x, 5, 'hidden')) @ self.get('out', 5, 3)
+    out = jnp.sin(layers.dense(self, x, 5, 'hidden')) @ self.get('out', 5, 3)
     return (out, {'stats': self.state}) if self.state else out
 
 

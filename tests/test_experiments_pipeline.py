@@ -24,7 +24,17 @@ from dapt_jax.report import gate_plots
 from dapt_jax.training import loop, seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
-from experiments import candidates, latency, pipeline, prune, report, schema, source, transfer
+from experiments import (
+  candidates,
+  gate_search,
+  latency,
+  pipeline,
+  prune,
+  report,
+  schema,
+  source,
+  transfer,
+)
 from experiments import task as task_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -355,7 +365,7 @@ def test_source_network_is_trained_once(task, tmp_path):
 def test_batches_keep_weights_and_gates_apart(task):
   config = experiments_tiny.get_config()
   config.search.update({'inner_steps': 3, 'batch_size': 10, 'shots': 0})
-  at = prune.batches(task, config.search, seed=1)
+  at = gate_search.batches(task, config.search, seed=1)
   first, again = at(4), at(4)
   assert first['weights']['image'].shape == (3, 10, 8, 8, 1)
   assert first['gates']['image'].shape == (10, 8, 8, 1)
@@ -370,7 +380,7 @@ def test_batches_keep_weights_and_gates_apart(task):
 def test_every_network_has_its_own_few_examples_for_life(task):
   config = experiments_tiny.get_config()
   config.search.update({'inner_steps': 2, 'batch_size': 30, 'shots': 1, 'lifetime': 6})
-  at = prune.batches(task, config.search, seed=1)
+  at = gate_search.batches(task, config.search, seed=1)
   lives = {}
   for step in range(12):
     images, labels = at(step)['weights']['image'], at(step)['weights']['label']

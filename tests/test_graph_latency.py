@@ -288,6 +288,14 @@ def test_real_times_are_positive_and_in_order(monkeypatch):
   assert all(0 < t < 10 for t in times)
 
 
+def test_functions_are_timed_in_turn():
+  called = []
+  calls = [lambda: called.append('a'), lambda: called.append('b')]
+  rounds = list(stopwatch.interleaved(calls, 3))
+  assert called == ['a', 'b'] * 3
+  assert [len(times) for times in rounds] == [2] * 3
+
+
 def test_signatures_tell_programs_apart():
   shape = jax.ShapeDtypeStruct((4,), jnp.float32)
   job = lambda fn: timings.signature(stopwatch.Job(fn, (shape,)), [])

@@ -7,6 +7,7 @@ import jax
 import pytest
 import transfer_toys as toys
 
+from dapt_jax.transfer import ledger as ledger_lib
 from dapt_jax.transfer import protocol, retrain
 
 RECIPE = retrain.Recipe(steps=4, batch_size=6, chunk=2)
@@ -60,17 +61,17 @@ def test_equal_content_is_retrained_once(tmp_path, pretended):
   named = lambda name: candidate(name, lambda: built.append(name) or toys.linear())
   same = [named(n)._replace(content=c) for n, c in (('a', 'x'), ('b', None), ('c', 'x'))]
   seen = []
-  ledger = protocol.Ledger(tmp_path / 'ledger.jsonl')
+  ledger = ledger_lib.Ledger(tmp_path / 'ledger.jsonl')
   rows = go(same, ledger, on_done=lambda c: seen.append(c.architecture))
   assert sorted(built) == ['a', 'b'] and sorted(seen) == ['a', 'b', 'c']
   assert [r['architecture'] for r in rows[::4]] == ['a', 'b', 'c']
   assert [r['accuracy'] for r in rows[:4]] == [r['accuracy'] for r in rows[8:]]
-  assert sorted(protocol.Ledger(ledger.path).rows) == sorted(c.label('toy') for c in same)
+  assert sorted(ledger_lib.Ledger(ledger.path).rows) == sorted(c.label('toy') for c in same)
 
 
 def test_a_full_disk_leaves_the_ledger_whole(tmp_path, pretended, monkeypatch):
   path = tmp_path / 'finished.jsonl'
-  ledger = protocol.Ledger(path)
+  ledger = ledger_lib.Ledger(path)
   go([candidate('a')], ledger)
   before = path.read_bytes()
   real = pathlib.Path.open
@@ -96,7 +97,7 @@ def test_a_full_disk_leaves_the_ledger_whole(tmp_path, pretended, monkeypatch):
     ledger.add('b', [{'accuracy': 1.0}])
   monkeypatch.undo()
   assert path.read_bytes() == before and 'b' not in ledger.rows
-  assert list(protocol.Ledger(path).rows) == [candidate('a').label('toy')]
+  assert list(ledger_lib.Ledger(path).rows) == [candidate('a').label('toy')]
 
 
 def _must_not_build():
@@ -106,7 +107,7 @@ def _must_not_build():
 def test_ledger_resumes_after_a_half_written_line(tmp_path, pretended):
   path = tmp_path / 'deep' / 'finished.jsonl'
   rows = go([candidate(n) for n in 'abc'])
-  go([candidate('a'), candidate('b')], protocol.Ledger(path))
+  go([candidate('a'), candidate('b')], ledger_lib.Ledger(path))
   text = path.read_text()
   assert text.count('\n') == 2
   path.write_text(text[: len(text) - 40])  # killed while writing b
@@ -119,7 +120,7 @@ def test_ledger_resumes_after_a_half_written_line(tmp_path, pretended):
   done = []
   again = go(
     [candidate('a', _must_not_build), candidate('b', build), candidate('c', build)],
-    protocol.Ledger(path),
+    ledger_lib.Ledger(path),
     on_done=lambda c: done.append(c.architecture),
   )
   assert again == rows
@@ -127,7 +128,7 @@ def test_ledger_resumes_after_a_half_written_line(tmp_path, pretended):
   assert done == ['a', 'b', 'c']
   # What was written after the half line is whole, too.
   everything = [candidate(n, _must_not_build) for n in 'abc']
-  assert go(everything, protocol.Ledger(path)) == rows
+  assert go(everything, ledger_lib.Ledger(path)) == rows
 
 
 def test_ledger_keeps_targets_methods_and_budgets_apart():
@@ -150,8 +151,8 @@ def test_a_failure_keeps_what_is_done(tmp_path, pretended):
     raise RuntimeError('cannot be built')
 
   with pytest.raises(RuntimeError, match='cannot be built'):
-    go([candidate('a'), candidate('b', broken), candidate('c')], protocol.Ledger(path))
-  assert 'toy|macs|0.5|learned|a' in protocol.Ledger(path).rows
+    go([candidate('a'), candidate('b', broken), candidate('c')], ledger_lib.Ledger(path))
+  assert 'toy|macs|0.5|learned|a' in ledger_lib.Ledger(path).rows
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,6 @@ def test_refusals(names, shots, words):
 
 def test_ledger_of_other_draws_is_refused(tmp_path, pretended):
   path = tmp_path / 'finished.jsonl'
-  go([candidate('a')], protocol.Ledger(path), shots=(1,))
+  go([candidate('a')], ledger_lib.Ledger(path), shots=(1,))
   with pytest.raises(ValueError, match=r'holds .* with other shots or draws'):
-    go([candidate('a')], protocol.Ledger(path), shots=(1, 2))
+    go([candidate('a')], ledger_lib.Ledger(path), shots=(1, 2))

@@ -1,8 +1,7 @@
-"""`trace` and `ChannelGraph`: what can be cut out of a function, and everything done with it."""
+"""`ChannelGraph`: what can be cut out of a function, and everything done with it."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from dapt_jax.graph import analysis as analysis_lib
 from dapt_jax.graph import (
   architecture,
-  branches,
+  branch_groups,
   checks,
   choice,
   decide,
@@ -30,23 +29,6 @@ from dapt_jax.graph import tree as tree_lib
 from dapt_jax.graph.costs import calibrate, cost, cost_terms
 from dapt_jax.graph.picture import draw
 from dapt_jax.types import ApplyFn, Gates, Params, PRNGKey
-
-LEVELS = ('channel', 'normalised', 'input', 'branch', 'link')
-
-
-@dataclasses.dataclass(frozen=True)
-class Branch:
-  """A gated summand.
-
-  Attributes:
-    group: name of its gate group (width 1).
-    node: index of the addition.
-    operand: which operand.
-  """
-
-  group: str
-  node: int
-  operand: int
 
 
 class ChannelGraph:
@@ -76,7 +58,6 @@ class ChannelGraph:
     self.choice = chosen
     self.tree = tree_lib.describe(apply_fn, params, inputs)
     self.program = program_lib.flatten(self.tree.jaxpr)
-    parameters = self.program.inputs[: self.tree.num_params]
     self.analysis = passes.settle(
       self.program, self.tree.num_params, self._close_outputs, 'normalised' in levels
     )
@@ -85,11 +66,13 @@ class ChannelGraph:
     if chosen.join(self.analysis, found, self.members):
       found, self.members = find()
     self.groups = {g.name: g for g in found}
-    self.branches: list[Branch] = []
-    self.sums: list[list[str]] = []
-    self.open_sums: list[bool] = []
-    self._add_branches(parameters)
-    self._add_links(parameters)
+    sums = branch_groups.Sums()
+    if 'branch' in levels:
+      sums = branch_groups.of_sums(self.analysis, self.tree, self.groups, self._selected)
+      self.groups |= sums.groups
+    self.branches, self.sums, self.open_sums = sums.branches, sums.names, sums.is_open
+    if 'link' in levels:
+      self.groups |= branch_groups.of_links(self.analysis, self.tree)
     self.gated_groups = {n: g for n, g in self.groups.items() if self._selected(g)}
     self._siblings = {tree_lib.signature(self.tree.input_shapes): self}
 
@@ -102,36 +85,6 @@ class ChannelGraph:
           analysis.space.refuse(label, 'an output of the function')
         else:
           analysis.space.unify(label, analysis.axes[self.program.inputs[twin]][axis])
-
-  def _add_branches(self, parameters: Sequence[int]) -> None:
-    if 'branch' not in self.levels:
-      return
-    leaf = {v: i for i, v in enumerate(parameters) if self.tree.counted[i]}
-    for members in branches.find(self.analysis, list(leaf)):
-      names = []
-      for summand in members:
-        carriers = tuple(leaf[v] for v in summand.carriers)
-        if not carriers:
-          continue
-        name = 'branch:' + _common_path([self.tree.names[i] for i in carriers])
-        name = groups.unique(name, self.groups)
-        self.groups[name] = groups.Group(name, 'branch', 1, carriers=carriers)
-        if self._selected(self.groups[name]):
-          self.branches.append(Branch(name, summand.node, summand.operand))
-          names.append(name)
-      if names:
-        self.sums.append(names)
-        self.open_sums.append(len(names) < len(members))
-
-  def _add_links(self, parameters: Sequence[int]) -> None:
-    if 'link' not in self.levels:
-      return
-    readers = {v for v, _ in self.analysis.record.reads}
-    for leaf, value in enumerate(parameters):
-      if value in readers:
-        name = f'link:{self.tree.names[leaf]}'
-        size = int(np.prod(self.program.shape(value)))
-        self.groups[name] = groups.Group(name, 'link', size, carriers=(leaf,))
 
   def _selected(self, group: groups.Group) -> bool:
     return not group.refused and group.kind in self.levels and self.choice.takes(group.name)
@@ -236,7 +189,7 @@ class ChannelGraph:
     old = self.choice
     new = choice.Choice(select or old.select, ignore or old.ignore, tie or old.tie)
     inputs = self.tree.input_shapes
-    return _checked(ChannelGraph(self.apply_fn, self.tree.param_shapes, inputs, self.levels, new))
+    return checked(ChannelGraph(self.apply_fn, self.tree.param_shapes, inputs, self.levels, new))
 
   def at(self, inputs: Sequence[Any]) -> ChannelGraph:
     """The same graph for inputs of other shapes (another batch size, say); kept once made."""
@@ -261,61 +214,8 @@ def _shapes(inputs: Any) -> str:
   return ', '.join(str(x.shape) for x in jax.tree.leaves(inputs))
 
 
-def _common_path(names: Sequence[str]) -> str:
-  parts = [n.split('/') for n in names]
-  if len(parts) == 1:
-    return '/'.join(parts[0][:-1] or parts[0])
-  depth = 0
-  while all(len(p) > depth and p[depth] == parts[0][depth] for p in parts):
-    depth += 1
-  return '/'.join(parts[0][:depth]) or '+'.join(names)
-
-
-def trace(
-  apply_fn: ApplyFn,
-  params: Params,
-  *example_inputs: Any,
-  levels: Sequence[str] = ('channel', 'branch'),
-  select: choice.Pattern | None = None,
-  ignore: choice.Pattern | None = None,
-  tie: str | None = None,
-) -> ChannelGraph:
-  """Reads a JAX function and finds what can be cut out of it exactly.
-
-  Args:
-    apply_fn: `apply_fn(params, *inputs)`, any function that JAX can trace. Results that are new
-      state (their path and shape are those of a leaf of `params`, as `batch_stats` are) are cut
-      along with it; all other results stay whole.
-    params: any pytree of arrays or `jax.ShapeDtypeStruct`. Where it is a dict with a 'params'
-      entry, only that entry counts as parameters in the cost.
-    *example_inputs: pytrees of arrays (or `jax.ShapeDtypeStruct`) of the right shapes; a batch of
-      one makes `total('macs')` the cost per example.
-    levels: which kinds of groups carry gates: 'channel' (widths), 'normalised' (widths that a
-      normaliser averages over, such as the stream of a transformer: use `graph.apply`), 'branch'
-      (summands), 'input' (positions of an input axis), 'link' (entries of kernels).
-    select: regular expression or predicate on group names; others stay whole.
-    ignore: groups with such names stay whole, even if selected.
-    tie: regular expression of what repeats in names ('_block[0-9]+'): groups of equal width whose
-      names are equal without it share one decision. Branches are not tied.
-
-  Returns:
-    The graph.
-
-  Raises:
-    TypeError: for something that is not a function, or when it fails on these shapes.
-    ValueError: for an unknown level, a pattern that is no regular expression, or when nothing at
-      all can be gated.
-  """
-  levels = (levels,) if isinstance(levels, str) else levels
-  checks.instance(levels, Sequence, 'levels', f'it must be some of {list(LEVELS)}')
-  unknown = [level for level in levels if level not in LEVELS]
-  if unknown:
-    raise ValueError(f'levels has {unknown}; allowed are {list(LEVELS)}')
-  chosen = choice.Choice(select, ignore, tie)
-  return _checked(ChannelGraph(apply_fn, params, example_inputs, levels, chosen))
-
-
-def _checked(graph: ChannelGraph) -> ChannelGraph:
+def checked(graph: ChannelGraph) -> ChannelGraph:
+  """The graph; raises ValueError with the reasons if it has no gates at all."""
   if not graph.gated_groups:
     chosen = [f'{n}={v!r}' for n, v in vars(graph.choice).items() if v is not None]
     raise ValueError(

@@ -3,33 +3,23 @@
 Gates move in chunks of `round_to` channels that occur on the same axes, so that every axis keeps a
 multiple of it. Taken are the longest run of chunks in decreasing logit that fits, then the chunks
 behind it that still fit, then exchanges (see `exchange`) until the budget is nearly met. What is
-left of a budget is spent on widths: a branch with a logit below zero stays closed, because which
-branches are open is what the search has found out. Only where widths cannot meet the budget
-(`_FAR`; in a network whose cells share one width, a channel more may cost a third of it), the
-branches of least certainty open or close against their logits.
+left of a budget is spent on widths; branches open or close against their logits only where widths
+cannot meet it (see `flips`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dapt_jax.graph import choice, chunks, exchange, groups
+from dapt_jax.graph import choice, chunks, exchange, flips, groups
 
 if TYPE_CHECKING:
   from dapt_jax.graph.channel_graph import ChannelGraph
-
-#: Distance to the budget, relative to it, above which branches open or close against their logit.
-_FAR = 0.02
-#: Branches opened or closed against their logit, and how many of the least certain may be.
-_FLIPS, _MOST_FREE = 4, 20
-#: Costs evaluated at most while trying such sets, and how often that is done.
-_MOST, _ROUNDS = 8000, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +62,7 @@ def within_budget(
   search.fill(np.flatnonzero(~search.on & ~search.closed))
   exchange.until_close(search)
   if not limits.keep_branches:
-    search.open_needed()
-    for _ in range(_ROUNDS):
-      if search.gap() <= _FAR or not search.flip_branches():
-        break
-      exchange.until_close(search)
+    flips.until_close(search)
   return search.gates(search.on)
 
 
@@ -166,19 +152,20 @@ class Selection:
 
   def _require_summands(self, cheapest: bool) -> np.ndarray:
     out = np.zeros_like(self.must)
-    for names, is_open in zip(self.graph.sums, self.graph.open_sums):
-      if is_open or any(n not in self.chunk_of for n in names):
-        continue
-      numbers = self._summands(names)
-      if not numbers or self.must[numbers].any():
+    for numbers in self.sums():
+      if self.must[numbers].any():
         continue
       price = lambda i: self.cost(self.must | out | (np.arange(len(self.on)) == i))
       out[min(numbers, key=price) if cheapest else min(numbers)] = True
     return out
 
-  def _summands(self, names: Sequence[str]) -> list[int]:
-    """Chunks of the summands that may stay; none where the whole sum has been cut."""
-    return self._living(np.concatenate([self.chunk_of[n] for n in names])).tolist()
+  def sums(self) -> Iterator[list[int]]:
+    """Of every sum that needs a summand to stay, the chunks of those that may."""
+    for names, is_open in zip(self.graph.sums, self.graph.open_sums):
+      if not is_open and all(n in self.chunk_of for n in names):
+        numbers = self._living(np.concatenate([self.chunk_of[n] for n in names])).tolist()
+        if numbers:  # none where the whole sum has been cut
+          yield numbers
 
   def _dearest(self) -> str:
     """The group whose least width takes the most of the least cost."""
@@ -198,71 +185,9 @@ class Selection:
       rest = candidates[count + 1 :]
       candidates = rest[self.kind[rest] != self.kind[candidates[count]]]
 
-  def open_needed(self) -> None:
-    """Opens branches in order of logits where even all widths leave more than flips could spend."""
-    start = self.on.copy()
-    most, opened = self._all_widths(), 0
-    for number in np.flatnonzero(self.branch & ~self.on):
-      if most >= (1 - _FAR) * self.limit:
-        break
-      self.on[number] = True
-      with_it = self._all_widths()
-      # Not for nothing, as a pool would be, and not if even the least widths then cost too much.
-      if with_it > most and self.fits(self.must | (self.on & self.branch)):
-        most, opened = with_it, opened + 1
-      else:
-        self.on[number] = False
-    if opened <= _FLIPS:
-      self.on = start
-    else:
-      self._refit_widths()
-
-  def _all_widths(self) -> float:
-    """Cost of the open branches at full width."""
-    return self.cost(self.on | ~self.branch)
-
-  def flip_branches(self) -> bool:
-    """Opens and closes the branches of least certainty that bring the gap within `_FAR`.
-
-    Sets of up to `_FLIPS` branches are tried in order of the sum of their |logit|, with as many of
-    the best widths as fit. Where none leaves so little, the set that leaves the smallest gap is
-    taken. False if none makes it smaller.
-    """
-    start, best, gap = self.on, self.on, self.gap()
-    certainty = {n: abs(self.priority[n]) for n in np.flatnonzero(self.branch).tolist()}
-    ranked = sorted(certainty, key=lambda n: certainty[n])
-    some = [[n for n in ranked if start[n] == is_on][: _MOST_FREE // 2] for is_on in (True, False)]
-    free = ranked if len(ranked) <= _MOST_FREE else some[0] + some[1]
-    sets = [c for size in range(1, _FLIPS + 1) for c in itertools.combinations(free, size)]
-    last = self.evaluations + _MOST
-    for flips in sorted(sets, key=lambda c: sum(certainty[n] for n in c)):
-      if self.evaluations > last:
-        break
-      self.on = start.copy()
-      self.on[list(flips)] ^= True
-      if not self._has_paths() or self._all_widths() < (1 - gap) * self.limit:
-        continue
-      self._refit_widths()
-      if self.fits(self.on) and self.gap() < gap - 1e-9:
-        best, gap = self.on, self.gap()
-        if gap <= _FAR:
-          break
-    self.on = best
-    return best is not start
-
   def fits(self, on: np.ndarray) -> bool:
     """Whether a set of chunks stays within the budget."""
     return self.cost(on) <= self.limit
-
-  def _has_paths(self) -> bool:
-    """Whether every sum keeps a summand."""
-    for names, is_open in zip(self.graph.sums, self.graph.open_sums):
-      if is_open or any(n not in self.chunk_of for n in names):
-        continue
-      numbers = self._summands(names)
-      if numbers and not self.on[numbers].any():
-        return False
-    return True
 
   def longest(self, start: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, int]:
     """`start` with as many of these chunks as fit, in order, without the others; how many fit."""
@@ -277,7 +202,3 @@ class Selection:
       middle = (low + high + 1) // 2
       low, high = (middle, high) if self.fits(first(middle)) else (low, middle - 1)
     return first(low), low
-
-  def _refit_widths(self) -> None:
-    """Keeps as many widths in order of logits as fit."""
-    self.on = self.longest(self.on, np.flatnonzero(~self.must & ~self.branch))[0]

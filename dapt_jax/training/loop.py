@@ -67,8 +67,7 @@ def run(
     batches: `batches(i)` returns the batch of update i; a pure function of i.
     num_steps: updates in the whole run, those before a stop included.
     workdir: an opened work directory (`workdir.open_workdir`), or None to write nothing.
-    checkpoint_every: save whenever this many steps are done; None saves at the end and on a stop
-      only.
+    checkpoint_every: save every so many steps; None saves at the end and on a stop only.
     keep: how many checkpoints to keep.
     log_every: fetch, check and write the metrics at step 1, at every multiple of this, and at the
       end.
@@ -96,20 +95,11 @@ def run(
   with contextlib.ExitStack() as stack:
     store = _Store(stack, workdir, layout.as_arrays(state), keep)
     start, current = store.resume(num_steps)
-    sinks = list(writers)
-    if workdir is not None:
-      sinks.append(
-        stack.enter_context(contextlib.closing(writers_lib.JsonlWriter(workdir.metrics)))
-      )
+    sinks = [*writers, *_own_writers(stack, workdir)]
     recorder = recording.Recorder(sinks, done=start, finite=finite, last_good=store.last_good)
     if start == num_steps and workdir is not None:
       return RunResult(current, recording.last_record(workdir.metrics), start)
-    bar = None
-    if progress:
-      if start:
-        print(f'{name}: going on from step {start} of {num_steps}', file=sys.stderr, flush=True)
-      bar = progress_lib.Progress(num_steps, initial=start, name=name, shown=shown)
-      stack.callback(bar.close)
+    bar = _bar(stack, num_steps, start, name, shown) if progress else None
     session = _Session(update, store, recorder, bar, on_metrics)
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
     current = session.place(current)
@@ -118,10 +108,7 @@ def run(
       last, stopped = done == num_steps, stop.requested
       log = last or done == 1 or done % log_every == 0
       save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
-      if log or save:
-        session.record(done, current, metrics, write=log)
-      if save:
-        store.save(done, session.outside(current))
+      session.record(done, current, metrics, write=log, save=save)
       if stopped:
         raise stop.interrupted(name, done, num_steps, store.directory)
     if stop.requested:  # while the last step was logged or saved
@@ -161,16 +148,19 @@ class _Session:
       self.bar.advance()
     return after, metrics
 
-  def record(self, done: int, state: Any, metrics: Any, *, write: bool) -> None:
-    """Fetches and checks the metrics, and writes them if asked to."""
-    record = self.recorder.fetch(done, metrics)
-    if not write:
+  def record(self, done: int, state: Any, metrics: Any, *, write: bool, save: bool) -> None:
+    """Writes the metrics and saves the state, where asked to; the metrics are checked first."""
+    if not (write or save):
       return
-    if self.on_metrics is not None:
-      record.update(self.on_metrics(done, self.outside(state), dict(record)) or {})
-    self.recorder.write(done, record)
-    if self.bar:
-      self.bar.report(done, record)
+    record = self.recorder.fetch(done, metrics)
+    if write:
+      if self.on_metrics is not None:
+        record.update(self.on_metrics(done, self.outside(state), dict(record)) or {})
+      self.recorder.write(done, record)
+      if self.bar:
+        self.bar.report(done, record)
+    if save:
+      self.store.save(done, self.outside(state))
 
 
 class _Store:
@@ -216,6 +206,26 @@ class _Store:
     if self._last is None:
       return 'No checkpoint was written before.'
     return f'The last good checkpoint is step {self._last} in {self.directory}.'
+
+
+def _own_writers(
+  stack: contextlib.ExitStack, workdir: workdir_lib.Workdir | None
+) -> list[writers_lib.Writer]:
+  """The writer of `metrics.jsonl`, closed with the run; none without a work directory."""
+  if workdir is None:
+    return []
+  return [stack.enter_context(contextlib.closing(writers_lib.JsonlWriter(workdir.metrics)))]
+
+
+def _bar(
+  stack: contextlib.ExitStack, num_steps: int, start: int, name: str, shown: progress_lib.Shown
+) -> progress_lib.Progress:
+  """The progress display, closed with the run."""
+  if start:
+    print(f'{name}: going on from step {start} of {num_steps}', file=sys.stderr, flush=True)
+  bar = progress_lib.Progress(num_steps, initial=start, name=name, shown=shown)
+  stack.callback(bar.close)
+  return bar
 
 
 def _check_arguments(num_steps: int, checkpoint_every: int | None, log_every: int) -> None:

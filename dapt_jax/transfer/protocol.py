@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
-import errno
-import json
-import os
-import pathlib
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.data import Dataset
-from dapt_jax.training import writers
 from dapt_jax.transfer import draws, retrain
+from dapt_jax.transfer import ledger as ledger_lib
 from dapt_jax.types import PRNGKey
 
 
@@ -69,49 +65,6 @@ class Target(NamedTuple):
   standardizer: Callable[[np.ndarray], np.ndarray]
 
 
-class Ledger:
-  """Finished candidates on disk, so that a stopped comparison goes on where it was."""
-
-  def __init__(self, path: str | os.PathLike[str] | None) -> None:
-    self.path = None if path is None else pathlib.Path(path)
-    self.rows: dict[str, list[dict[str, Any]]] = {}
-    self._lock = threading.Lock()
-    if self.path is not None and self.path.exists():
-      text = self.path.read_text(encoding='utf-8')
-      whole = text[: text.rfind('\n') + 1]
-      if whole != text:  # the last line of a run that was killed while writing
-        with writers.atomic(self.path) as handle:
-          handle.write(whole)
-      for line in whole.splitlines():
-        entry = json.loads(line)
-        self.rows[entry['label']] = entry['rows']
-
-  def add(self, label: str, rows: list[dict[str, Any]]) -> None:
-    """Keeps the rows of one finished candidate.
-
-    Raises:
-      OSError: they could not be written (a full disk, say); the file is as before.
-    """
-    with self._lock:
-      if self.path is not None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _append(self.path, json.dumps({'label': label, 'rows': rows}) + '\n')
-      self.rows[label] = rows
-
-
-def _append(path: pathlib.Path, line: str) -> None:
-  """Adds a line whole or not at all."""
-  with path.open('ab', buffering=0) as file:
-    start = file.seek(0, os.SEEK_END)
-    data = line.encode()
-    try:
-      if file.write(data) != len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-      file.truncate(start)
-      raise OSError(error.errno, f'cannot keep results: {error.strerror}', str(path)) from error
-
-
 def compare(
   candidates: Sequence[Candidate],
   target: Target,
@@ -122,7 +75,7 @@ def compare(
   key: PRNGKey,
   draw_seed: int = 0,
   workers: int = 1,
-  ledger: Ledger | None = None,
+  ledger: ledger_lib.Ledger | None = None,
   on_done: Callable[[Candidate], None] | None = None,
 ) -> list[dict[str, Any]]:
   """Retrains and tests every candidate on every draw.
@@ -152,31 +105,14 @@ def compare(
     FloatingPointError: if a retraining diverged.
   """
   support = draws.supports(target.train.labels, shots, num_draws, draw_seed)
-  ledger = ledger or Ledger(None)
+  ledger = ledger or ledger_lib.Ledger(None)
   _check(candidates, target, support, ledger)
-  # Only the examples that some support set holds travel to the device.
-  used, index = np.unique(support.index, return_inverse=True)
-  # As many for every target, so that a compilation cache serves the next one as well.
-  used = np.resize(used, num_draws * support.index.shape[1])
-  support = support._replace(index=index.reshape(support.index.shape).astype(np.int32))
-  supports = target.train.subset(used)
-  train_images = jnp.asarray(target.standardizer(supports.images))
-  test_images = jnp.asarray(target.standardizer(target.test.images))
-  train_labels, test_labels = jnp.asarray(supports.labels), jnp.asarray(target.test.labels)
+  images = _images(target, support, num_draws)
 
-  def one(equal: Sequence[Candidate]) -> None:
+  def one(equal: list[Candidate]) -> None:
     missing = [c for c in equal if c.label(target.name) not in ledger.rows]
     if missing:
-      outcome = retrain.retrain(
-        missing[0].build(),
-        train_images,
-        train_labels,
-        support,
-        test_images,
-        test_labels,
-        recipe=recipe,
-        key=key,
-      )
+      outcome = retrain.retrain(missing[0].build(), *images, recipe=recipe, key=key)
     for candidate in equal:
       if candidate in missing:
         rows = list(_rows(candidate, target, support, outcome))
@@ -184,8 +120,41 @@ def compare(
       if on_done is not None:
         on_done(candidate)
 
+  _in_threads(one, _equal(candidates), workers)
+  return [row for c in candidates for row in ledger.rows[c.label(target.name)]]
+
+
+class _Images(NamedTuple):
+  """What `retrain.retrain` is given of a target, in its order; images are standardised."""
+
+  train_images: jax.Array
+  train_labels: jax.Array
+  support: draws.Support
+  test_images: jax.Array
+  test_labels: jax.Array
+
+
+def _images(target: Target, support: draws.Support, num_draws: int) -> _Images:
+  """Only the examples that some support set holds travel to the device."""
+  used, index = np.unique(support.index, return_inverse=True)
+  # As many for every target, so that a compilation cache serves the next one as well.
+  used = np.resize(used, num_draws * support.index.shape[1])
+  supports = target.train.subset(used)
+  return _Images(
+    jnp.asarray(target.standardizer(supports.images)),
+    jnp.asarray(supports.labels),
+    support._replace(index=index.reshape(support.index.shape).astype(np.int32)),
+    jnp.asarray(target.standardizer(target.test.images)),
+    jnp.asarray(target.test.labels),
+  )
+
+
+def _in_threads(
+  one: Callable[[list[Candidate]], None], jobs: Sequence[list[Candidate]], workers: int
+) -> None:
+  """Does all jobs; after an error those that have not begun are dropped."""
   with concurrent.futures.ThreadPoolExecutor(max(workers, 1)) as pool:
-    futures = [pool.submit(one, equal) for equal in _equal(candidates)]
+    futures = [pool.submit(one, job) for job in jobs]
     try:
       for future in concurrent.futures.as_completed(futures):
         future.result()
@@ -193,7 +162,6 @@ def compare(
       for future in futures:
         future.cancel()
       raise
-  return [row for c in candidates for row in ledger.rows[c.label(target.name)]]
 
 
 def _equal(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -205,7 +173,7 @@ def _equal(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _check(
-  candidates: Sequence[Candidate], target: Target, support: draws.Support, ledger: Ledger
+  candidates: Sequence[Candidate], target: Target, support: draws.Support, ledger: ledger_lib.Ledger
 ) -> None:
   labels = [c.label(target.name) for c in candidates]
   twice = sorted({label for label in labels if labels.count(label) > 1})

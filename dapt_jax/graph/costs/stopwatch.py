@@ -1,4 +1,4 @@
-"""Measured times of compiled functions, and the machine that they belong to."""
+"""Measured times of functions, and the machine that they belong to."""
 
 from __future__ import annotations
 
@@ -40,8 +40,41 @@ class Job(NamedTuple):
 Timer = Callable[[Sequence[Job]], list[float]]
 
 
+class Seconds(NamedTuple):
+  """Times of one call.
+
+  Attributes:
+    wall: wall time.
+    cpu: CPU time, summed over the threads of the process.
+  """
+
+  wall: float
+  cpu: float
+
+
+def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> Iterator[list[Seconds]]:
+  """Times functions in turn, round after round, so that a busy moment hits all of them alike.
+
+  Args:
+    calls: functions without arguments; JAX arrays that they return are waited for.
+    rounds: how often each is called. Nothing is called before: the first rounds may compile.
+
+  Yields:
+    The times of every function in one round.
+  """
+  for _ in range(rounds):
+    yield [_timed(call) for call in calls]
+
+
+def _timed(call: Callable[[], Any]) -> Seconds:
+  cpu, wall = time.process_time(), time.perf_counter()
+  jax.block_until_ready(call())
+  wall = time.perf_counter() - wall
+  return Seconds(wall, time.process_time() - cpu)
+
+
 def measure(jobs: Sequence[Job]) -> list[float]:
-  """Compiles functions and times them in turn, so that a busy moment hits all of them alike.
+  """Compiles functions and times them in turn.
 
   Args:
     jobs: what to time; arguments are random numbers, shared where their shapes are equal.
@@ -53,13 +86,14 @@ def measure(jobs: Sequence[Job]) -> list[float]:
   with tqdm.tqdm(total=2 * len(jobs), desc='calibrate', unit='program') as bar:
     for part in _parts(jobs):
       calls = _compiled(part, bar)
-      repeats = [max(1, math.ceil(_LEAST / _once(call))) for call in calls]
-      seen: list[list[float]] = [[] for _ in calls]
-      for turn in range(_ROUNDS):
-        for call, count, own in zip(calls, repeats, seen):
-          own += [_once(call) for _ in range(count)]
+      repeats = [max(1, math.ceil(_LEAST / _timed(call).wall)) for call in calls]
+      owner = np.repeat(np.arange(len(calls)), repeats)
+      seen = []
+      for turn, times in enumerate(interleaved([calls[i] for i in owner], _ROUNDS)):
+        seen.append([t.wall for t in times])
         bar.update((turn + 1) * len(part) // _ROUNDS - turn * len(part) // _ROUNDS)
-      out += [float(np.median(own)) for own in seen]
+      wall = np.array(seen)
+      out += [float(np.median(wall[:, owner == i])) for i in range(len(calls))]
   return out
 
 
@@ -100,13 +134,6 @@ def _compiled(jobs: Sequence[Job], bar: Any) -> list[Callable[[], Any]]:
   for call in calls:
     jax.block_until_ready(call())
   return calls
-
-
-def _once(call: Callable[[], Any]) -> float:
-  """Seconds of a call."""
-  start = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - start
 
 
 def machine() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dapt_jax.graph.picture import (
   key,
   layout,
   legend,
+  painter,
   places,
   repeats,
   svg,
@@ -109,7 +110,7 @@ def draw(graph: ChannelGraph, arch: Architecture | None, fold: bool | None) -> P
   totals = explain.totals(graph, arch)
   panel = key.Key(list(dict.fromkeys(entries.values())), totals, cut)
   root, body, at, across = _sheet(placed, panel, f'{len(entries)} gated groups')
-  svg.Drawing(graph, entries, masks).layout(body, placed)
+  painter.Painter(graph, entries, masks).layout(body, placed)
   panel.draw(body, *at, across)
   ElementTree.indent(root, '')
   return Picture(ElementTree.tostring(root, encoding='unicode'))

@@ -76,12 +76,12 @@ class Key:
     at += rows * _LINE + _PAD / 2
     for line in self.notes:
       at += 14.0
-      svg.write(panel, line, _PAD, at - 3.0, ROW, fill='#5a5a5a')
+      svg.write(panel, line, _PAD, at - 3.0, ROW, fill=svg.MUTED)
 
   def _entry(
     self, panel: ElementTree.Element, number: int, entry: Entry, x: float, y: float
   ) -> None:
-    group = svg.tag(panel, 'g', class_=f'group group-{entry.number}')
+    group = svg.tag(panel, 'g', class_=svg.class_of(entry))
     svg.tag(group, 'title', '\n'.join(entry.groups))
     if entry.kind == 'branch':
       svg.diamond(group, x + _SWATCH / 2, y + _LINE / 2, entry, faint=entry.is_cut)
@@ -89,4 +89,4 @@ class Key:
       svg.swatch(group, x + 2, y + 3.0, _SWATCH - 4, _LINE - 6.0, entry)
     svg.write(group, self._names[number], x + _SWATCH + 6, y + 13.5, TEXT)
     end = x + self._column - _GAP
-    svg.write(group, entry.widths, end, y + 13.5, ROW, text_anchor='end', fill='#5a5a5a')
+    svg.write(group, entry.widths, end, y + 13.5, ROW, text_anchor='end', fill=svg.MUTED)

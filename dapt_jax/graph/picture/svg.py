@@ -1,40 +1,33 @@
-"""Writes a placed diagram as SVG: boxes, frames and links."""
+"""Elements of SVG: text, lines, and the marks of groups."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import numpy as np
 
-from dapt_jax.graph.picture import cards as cards_lib
 from dapt_jax.graph.picture import legend as legend_lib
-from dapt_jax.graph.picture.diagram import Axis, Item, Masks, is_open
-from dapt_jax.graph.picture.layout import TITLE
-from dapt_jax.graph.picture.places import Layout, Node, Wire
-
-if TYPE_CHECKING:
-  from dapt_jax.graph.channel_graph import ChannelGraph
 
 Element = ElementTree.Element
 #: Greys that can be seen on white and on black; boxes bring their own light ground.
 LINE, FAINT, INK, PAPER, EDGE, GONE = (
   *('#858585', '#b9b9b9', '#1c1c1c', '#fcfcfc', '#9c9c9c', '#eeeeee'),
 )
-_MUTED = '#5a5a5a'
+MUTED = '#5a5a5a'
 
 
 def tag(parent: Element, name: str, text: str = '', **attributes: object) -> Element:
   """Adds an element; numbers are rounded, '_' in names of attributes becomes '-'."""
-  shown = {k.rstrip('_').replace('_', '-'): _number(v) for k, v in attributes.items()}
+  shown = {k.rstrip('_').replace('_', '-'): number(v) for k, v in attributes.items()}
   element = ElementTree.SubElement(parent, name, shown)
   element.text = clean(text) or None
   return element
 
 
-def _number(value: object) -> str:
+def number(value: object) -> str:
+  """A value of an attribute: floats with up to two decimals, other things as they print."""
   return f'{value:.2f}'.rstrip('0').rstrip('.') if isinstance(value, float) else clean(str(value))
 
 
@@ -49,182 +42,24 @@ def write(parent: Element, text: str, x: float, y: float, points: float, **more:
     tag(parent, 'text', text, x=x, y=y, font_size=points, **more)
 
 
-class Drawing:
-  """Draws layouts into an SVG element.
-
-  Attributes:
-    graph: the whole graph.
-    legend: {gated group: its entry}.
-    masks: of an architecture, or None.
-  """
-
-  def __init__(
-    self,
-    graph: ChannelGraph,
-    legend: Mapping[str, legend_lib.Entry],
-    masks: Masks | None,
-  ) -> None:
-    self.graph = graph
-    self.legend = legend
-    self.masks = masks
-
-  def layout(self, parent: Element, layout: Layout) -> None:
-    """Draws links first, items above them, and bodies inside of frames."""
-    for wire in layout.wires:
-      self._wire(parent, wire)
-    for number, node in enumerate(layout.nodes):
-      assert node.card is not None
-      if number in layout.inner:
-        self._frame(parent, node, layout.inner[number])
-      else:
-        self._item(parent, node, node.card)
-
-  def _wire(self, parent: Element, wire: Wire) -> None:
-    gone = any(n.card is not None and not _alive(n.card.item) for n in (wire.source, wire.target))
-    cut = bool(wire.links) and not any(is_open(k, self.masks or {}) for k in wire.links)
-    look: dict[str, Any] = (
-      {'stroke': FAINT, 'stroke_dasharray': '4 3'} if gone or cut else {'stroke': LINE}
-    )
-    path = _path(wire)
-    x, y = wire.points[-1][0], wire.points[-1][2]
-    tag(parent, 'path', d=path, fill='none', stroke_width=1.4, **look)
-    if wire.target.card is not None:
-      head = f'M{_number(x)} {_number(y)}l-3.5 -6h7z'
-      tag(parent, 'path', d=head, fill=look['stroke'])
-    if wire.links and wire.links[0].branch in self.legend:
-      self._gate(parent, wire, cut)
-
-  def _gate(self, parent: Element, wire: Wire, cut: bool) -> None:
-    x, _, y = wire.points[-2]
-    names = list(dict.fromkeys(k.branch for k in wire.links))
-    entry = self.legend[names[0]]
-    group = tag(parent, 'g', class_=_class(entry))
-    closed = [k.branch for k in wire.links if not is_open(k, self.masks or {})]
-    told = '\n'.join(f'{n}: {"cut" if n in closed else "a gate on this branch"}' for n in names)
-    tag(group, 'title', told)
-    diamond(group, x, y + 11, entry, faint=cut)
-
-  def _frame(self, parent: Element, node: Node, inner: Layout) -> None:
-    card = node.card
-    assert card is not None
-    x, width = node.x - node.left, node.left + node.right
-    look: dict[str, Any] = {'stroke': EDGE, 'stroke_width': 1.0}
-    frame = tag(parent, 'g', transform=f'translate({_number(x)} {_number(node.top)})')
-    tag(
-      frame,
-      'rect',
-      width=width,
-      height=node.height,
-      rx=6.0,
-      fill='#808080',
-      fill_opacity=0.12,
-      **look,
-    )
-    tag(frame, 'rect', width=width, height=TITLE, rx=6.0, fill='#e4e4e4', **look)
-    write(frame, card.title, width / 2, 14.0, 10.0, text_anchor='middle', font_weight='bold')
-    self.layout(frame, inner)
-
-  def _item(self, parent: Element, node: Node, card: cards_lib.Card) -> None:
-    alive = _alive(card.item)
-    group = tag(parent, 'g', class_='item' if alive else 'item gone')
-    x, y, width, height = node.x - node.left, node.top, card.width, card.height
-    edge: dict[str, Any] = (
-      {'stroke': EDGE} if alive else {'stroke': FAINT, 'stroke_dasharray': '4 3'}
-    )
-    edge |= {'fill': PAPER if alive else GONE}
-    tag(group, 'title', self._told(card))
-    if card.shape == 'circle':
-      tag(group, 'circle', cx=node.x, cy=y + height / 2, r=width / 2, **edge)
-      write(group, card.text, node.x, y + height / 2 + 4.5, 13.0, text_anchor='middle')
-      return
-    radius = 4.0 if card.shape == 'box' else height / 2
-    tag(group, 'rect', x=x, y=y, width=width, height=height, rx=radius, **edge)
-    if card.shape == 'pill':
-      write(group, card.text, node.x, y + 13.5, cards_lib.TEXT, text_anchor='middle')
-      return
-    copies = card.item.all_copies()
-    inset = 3.0 if card.shape == 'box' else 5.0
-    for sides, at in (
-      ([c.reads for c in copies], x + 3),
-      ([c.writes for c in copies], x + width - 3 - cards_lib.STRIPE + 2),
-    ):
-      self._stripe(group, sides, at, y + inset, height - 2 * inset)
-    left = x + cards_lib.STRIPE + cards_lib.PAD
-    if card.shape == 'small':
-      write(group, card.title, left, y + 14.0, cards_lib.NAME)
-      end = x + width - cards_lib.STRIPE - cards_lib.PAD
-      write(group, card.text, end, y + 13.5, cards_lib.ROW, text_anchor='end', fill=_MUTED)
-      return
-    write(group, card.title, left, y + 14.0, cards_lib.NAME, font_weight='bold')
-    write(group, card.text, left, y + 28.0, cards_lib.TEXT, fill=_MUTED)
-    for group_name in legend_lib.entry_groups(self.graph, card.item)[:1]:
-      end = x + width - 2 * cards_lib.STRIPE - cards_lib.PAD
-      swatch(group, end, y + 18.0, cards_lib.STRIPE, 12.0, self.legend[group_name])
-    for number, row in enumerate(card.rows):
-      self._row(group, card, row, left, y + 41.0 + 12.0 * number)
-
-  def _row(
-    self, parent: Element, card: cards_lib.Card, row: cards_lib.Row, left: float, y: float
-  ) -> None:
-    """Widths before and after, and a bar of the share that stays."""
-    end = left + card.width - 2 * (cards_lib.STRIPE + cards_lib.PAD)
-    group = tag(parent, 'g', fill=INK if row.alive else EDGE)
-    tag(group, 'title', row.name + ('' if row.alive else ': cut'))
-    marks = max(cards_lib.room(r.mark, cards_lib.ROW) for r in card.rows)
-    start = left + (marks + cards_lib.PAD if marks else 0.0)
-    if row.mark:
-      write(group, row.mark, left + marks, y, cards_lib.ROW, text_anchor='end', fill=_MUTED)
-    write(group, row.reads, start, y, cards_lib.ROW)
-    write(group, row.writes, end, y, cards_lib.ROW, text_anchor='end')
-    if row.share is None:
-      return
-    rooms = [[cards_lib.room(t, cards_lib.ROW) for t in texts] for texts in (
-      [r.reads for r in card.rows], [r.writes for r in card.rows])]  # fmt: skip
-    start, end = start + max(rooms[0]) + cards_lib.PAD, end - max(rooms[1]) - cards_lib.PAD
-    tag(group, 'rect', x=start, y=y - 7.0, width=end - start, height=7.0, fill='#dcdcdc')
-    tag(group, 'rect', x=start, y=y - 7.0, width=(end - start) * row.share, height=7.0,
-        fill='#4d4d4d' if row.alive else FAINT)  # fmt: skip
-
-  def _stripe(
-    self, parent: Element, sides: Sequence[Sequence[Axis]], x: float, y: float, height: float
-  ) -> None:
-    """The colours of the groups that an item reads or writes."""
-    counts = [[[(s.group, len(s.gates)) for s in axis] for axis in axes] for axes in sides]
-    parts = legend_lib.shares(counts, self.legend)
-    total = sum(count for _, count in parts)
-    # A colour that takes little still has room for its number.
-    least = min(9.0, height / max(len(parts), 1))
-    free = height - least * len(parts)
-    for group, count in parts:
-      tall = least + free * count / total
-      entry = self.legend.get(group)
-      if entry is None:
-        hatched(parent, x, y, cards_lib.STRIPE - 2, tall, legend_lib.reason(self.graph, group))
-      else:
-        swatch(parent, x, y, cards_lib.STRIPE - 2, tall, entry)
-      y += tall
-
-  def _told(self, card: cards_lib.Card) -> str:
-    """The tooltip of an item."""
-    item, tree = card.item, self.graph.tree
-    lines = [f'{item.name or item.text}' + ('' if _alive(item) else ': cut')]
-    for leaf in sorted(item.leaves):
-      shape = list(self.graph.program.shape(self.graph.program.inputs[leaf]))
-      lines.append(f'{tree.names[leaf]} {shape}')
-    lines += [f'gated entry by entry: {n}' for n in legend_lib.entry_groups(self.graph, item)]
-    for verb, axes in (('reads', item.reads), ('writes', item.writes)):
-      names = dict.fromkeys(s.group for axis in axes for s in axis if s.group)
-      lines += [f'{verb} {name}' for name in names]
-    if len(item.all_copies()) > 1:
-      lines.append(f'stands for {len(item.copies)} alike')
-    return '\n'.join(lines)
+def route(points: Sequence[tuple[float, float, float]]) -> str:
+  """The path of a line down through (x, upper y, lower y), with curves or corners between them."""
+  (x, top, y), *others = points
+  path = f'M{number(x)} {number(top)}V{number(y)}'
+  for to, upper, lower in others:
+    middle = number((y + upper) / 2)
+    ends = f'{number(x)} {middle} {number(to)} {middle} {number(to)} {number(upper)}'
+    bend = f'H{number(to)}' if y == upper else f'C{ends}'
+    path += f'{f"V{number(upper)}" if to == x else bend}V{number(lower)}'
+    x, y = to, lower
+  return path
 
 
 def swatch(
   parent: Element, x: float, y: float, width: float, height: float, entry: legend_lib.Entry
 ) -> None:
   """A rectangle in the colour of a group, with its number."""
-  group = tag(parent, 'g', class_=_class(entry))
+  group = tag(parent, 'g', class_=class_of(entry))
   tag(group, 'title', f'{entry.kind} {entry.text}: {entry.widths}')
   tag(group, 'rect', x=x, y=y, width=width, height=height, fill=entry.colour)
   if height >= 9:
@@ -237,7 +72,7 @@ def diamond(
 ) -> None:
   """The gate of a branch."""
   look = {'fill': GONE, 'stroke': entry.colour} if faint else {'fill': entry.colour}
-  tag(parent, 'path', d=f'M{_number(x - 10)} {_number(y)}l10 -9 10 9 -10 9z', **look)
+  tag(parent, 'path', d=f'M{number(x - 10)} {number(y)}l10 -9 10 9 -10 9z', **look)
   write(parent, str(entry.number), x, y + 3, 8.0, text_anchor='middle',
         fill=INK if faint else entry.ink)  # fmt: skip
 
@@ -250,7 +85,7 @@ def hatched(parent: Element, x: float, y: float, width: float, height: float, wh
   side = min(width, height)
   right, down = (np.arange(0.0, most - side + 0.1, 5.0) for most in (width, height))
   lines = ''.join(
-    f'M{_number(x + float(i))} {_number(y + float(j) + side)}l{_number(side)} -{_number(side)}'
+    f'M{number(x + float(i))} {number(y + float(j) + side)}l{number(side)} -{number(side)}'
     for i in right
     for j in down
   )
@@ -258,24 +93,6 @@ def hatched(parent: Element, x: float, y: float, width: float, height: float, wh
     tag(group, 'path', d=lines, stroke='#8a8a8a', stroke_width=1.0)
 
 
-def _path(wire: Wire) -> str:
-  """Straight down through every rank, with curves between; up to the next column with corners."""
-  first, *others = wire.points
-  x, y = first[0], first[2]
-  path = f'M{_number(x)} {_number(first[1])}V{_number(y)}'
-  for to, upper, lower in others:
-    middle = _number((y + upper) / 2)
-    ends = f'{_number(x)} {middle} {_number(to)} {middle} {_number(to)} {_number(upper)}'
-    bend = f'H{_number(to)}' if y == upper else f'C{ends}'
-    path += f'{f"V{_number(upper)}" if to == x else bend}V{_number(lower)}'
-    x, y = to, lower
-  return path
-
-
-def _class(entry: legend_lib.Entry) -> str:
+def class_of(entry: legend_lib.Entry) -> str:
   """What the page looks for to show a group."""
   return f'group group-{entry.number}'
-
-
-def _alive(item: Item) -> bool:
-  return any(c.alive for c in item.all_copies())
