@@ -17,11 +17,11 @@ class Neighbours(NamedTuple):
 
   Attributes:
     distance: f32[N, m].
-    index: i32[N, m], rows of the zoo.
+    rows: i32[N, m], numbers in the zoo.
   """
 
   distance: jax.Array
-  index: jax.Array
+  rows: jax.Array
 
 
 def standardise(vectors: jax.Array, zoo: jax.Array) -> jax.Array:

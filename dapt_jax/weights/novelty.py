@@ -162,20 +162,20 @@ def report(
   Raises:
     ValueError: for shapes that do not fit.
   """
-  zoo, tests = jnp.asarray(zoo), jnp.asarray(tests)
+  stored, asked = jnp.asarray(zoo), jnp.asarray(tests)
   given = {'samples': jnp.asarray(samples), 'fresh': jnp.asarray(fresh)}
-  _check(given, zoo, base, tests)
-  distance, near, apart = _distances(given, zoo, min(neighbours, len(zoo)), lambda x: x)
+  _check(given, stored, base, asked)
+  distance, near, apart = _distances(given, stored, min(neighbours, len(stored)), lambda x: x)
   spaces, spreads = {'raw': distance}, {'raw': apart}
   if through is not None:
-    spaces['corrected'], _, spreads['corrected'] = _distances(given, zoo, 1, through)
+    spaces['corrected'], _, spreads['corrected'] = _distances(given, stored, 1, through)
   errors = {
-    name: np.asarray(overlap(flat, own[:, 0], zoo, near[name], images, tests))
+    name: np.asarray(overlap(flat, own[:, 0], stored, near[name], images, asked))
     for name, own in given.items()
   }
-  accuracy = {name: accuracies(flat, own, images, tests) for name, own in given.items()}
-  together = {name: np.asarray(ensemble(flat, own, images, tests)) for name, own in given.items()}
-  noisy = sweep(flat, zoo, base, images, tests, key, sigmas)
+  accuracy = {name: accuracies(flat, own, images, asked) for name, own in given.items()}
+  together = {name: np.asarray(ensemble(flat, own, images, asked)) for name, own in given.items()}
+  noisy = sweep(flat, stored, base, images, asked, key, sigmas)
   return novelty_report.Report(spaces, errors, accuracy, noisy, spreads, together)
 
 
@@ -183,14 +183,14 @@ def _distances(given, zoo, m, through):
   """Distances to the zoo and neighbours of the first of every task by name; spreads by name."""
   measure = lambda vectors: standardise(through(vectors), zoo)
   known = measure(zoo)
-  rows = np.unique(np.linspace(0, len(zoo) - 1, _ZOO_ROWS).astype(np.int32))
+  rows = jnp.unique(jnp.linspace(0, len(zoo) - 1, _ZOO_ROWS).astype(jnp.int32))
   found = {'zoo': np.asarray(nearest(known[rows], known, own=rows).distance[:, 0])}
   near, apart = {}, {}
   for name, vectors in given.items():
     count, k, size = vectors.shape
     own = measure(vectors.reshape(-1, size))
     found[name] = np.asarray(nearest(own, known).distance).reshape(count, k)
-    near[name] = nearest(own[::k], known, m).index
+    near[name] = nearest(own[::k], known, m).rows
     apart[name] = np.asarray(distances.spread(own.reshape(count, k, size)))
   return found, near, apart
 

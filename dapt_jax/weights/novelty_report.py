@@ -11,6 +11,7 @@ from matplotlib import figure as figure_lib
 
 from dapt_jax.weights import bootstrap
 
+_DRAWS = 2000  # resamples; rows are many
 _STYLE: Any = {
   'font.size': 9.5,
   'axes.spines.top': False,
@@ -133,10 +134,11 @@ def figure(report: Report) -> figure_lib.Figure:
       axes.scatter(*points, label=label, **style)
     line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
     axes.plot(*line, color='#333333', marker='.', label='stored network + noise')
+    labelled = -np.inf  # small levels of noise lie close together; labels must not
     for sigma, x, y in zip(report.sweep.sigma, *line):
-      axes.annotate(
-        f'{sigma:g}', (x, y), (3, 3), textcoords='offset points', fontsize=7.5, color='#333333'
-      )
+      if x - labelled > 0.07 * np.ptp(line[0]):
+        axes.annotate(f'{sigma:g}', (x, y), (3, 3), textcoords='offset points', fontsize=7.5)
+        labelled = x
     axes.set_xlabel('distance to the nearest network of the zoo')
     axes.set_ylabel('accuracy on the task')
     axes.legend(frameon=False, fontsize=8.5)
@@ -158,7 +160,7 @@ def _row(measure: str, of: str, values: np.ndarray, space: str = '') -> dict[str
   """Tasks without a value (an overlap without errors) are left out; fewer than two leave NaN."""
   values = values[np.isfinite(values)]
   nothing = bootstrap.Interval(np.nan, np.nan, np.nan)
-  found = bootstrap.interval(values) if len(values) > 1 else nothing
+  found = bootstrap.interval(values, draws=_DRAWS) if len(values) > 1 else nothing
   return {'measure': measure, 'of': of, 'space': space, **found._asdict()}
 
 
