@@ -1,0 +1,168 @@
+"""What `novelty.report` has measured: as rows, as a verdict, as a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib import figure as figure_lib
+
+from dapt_jax.weights import bootstrap
+
+_DRAWS = 2000  # resamples; rows are many
+_STYLE: Any = {
+  'font.size': 9.5,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': '#e4e4e4',
+  'grid.linewidth': 0.7,
+}
+
+
+class Sweep(NamedTuple):
+  """Stored networks with noise, S levels on T tasks.
+
+  Attributes:
+    sigma: f[S], increasing.
+    distance: f32[S, T], to the nearest network of the zoo, raw.
+    accuracy: f32[S, T], on the task.
+  """
+
+  sigma: np.ndarray
+  distance: np.ndarray
+  accuracy: np.ndarray
+
+  def at(self, distance: np.ndarray) -> np.ndarray:
+    """Accuracy f64[T] at distances f[T], between the levels; beyond the last, that of the last."""
+    columns = zip(distance, self.distance.T, self.accuracy.T)
+    # A step of noise may come nearer to another network: the levels are taken in order of distance.
+    return np.array([np.interp(d, np.sort(x), y[np.argsort(x)]) for d, x, y in columns])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+  """Novelty of samples on T tasks, beside networks trained on the same tasks ('fresh').
+
+  Attributes:
+    distance: {'raw' | 'corrected': {'samples': f32[T, k], 'fresh': f32[T, r], 'zoo': f32[n]}}, to
+      the nearest network of the zoo.
+    overlap: {'samples' | 'fresh': f32[T, m]}, intersection over union of errors with the nearest
+      networks, nearest first; NaN where nobody errs.
+    accuracy: {'samples': f32[T, k], 'fresh': f32[T, r]}.
+    sweep: stored networks with noise.
+    spread: {'raw' | 'corrected': {'samples' | 'fresh': f32[T]}}, mean distance between networks of
+      one task.
+    ensemble: {'samples' | 'fresh': f32[T]}, accuracy of the mean softmax of all networks of a task.
+  """
+
+  distance: dict[str, dict[str, np.ndarray]]
+  overlap: dict[str, np.ndarray]
+  accuracy: dict[str, np.ndarray]
+  sweep: Sweep
+  spread: dict[str, dict[str, np.ndarray]]
+  ensemble: dict[str, np.ndarray]
+
+  def rows(self) -> list[dict[str, Any]]:
+    """Flat rows: `measure`, `of`, `space`, `mean`, and the ends `low`, `high` of its 95% interval.
+
+    Intervals are bootstraps over tasks (of the zoo's own distances: over its networks).
+    """
+    out = []
+    for space, by_name in self.distance.items():
+      for name, values in by_name.items():
+        out.append(_row('distance to the zoo', name, _per_task(values), space))
+      out.append(_row('distance to the zoo', 'samples - fresh', self._nearer(space), space))
+    for name, values in self.overlap.items():
+      out.append(_row('error overlap with the nearest', name, values[:, 0]))
+      out.append(_row('largest error overlap', name, _largest(values)))
+    for space, spreads in self.spread.items():
+      for name, values in spreads.items():
+        out.append(_row('spread within a task', name, values, space))
+      share = spreads['samples'] / spreads['fresh']
+      out.append(_row('spread within a task', 'samples / fresh', share, space))
+    for name, values in self.accuracy.items():
+      out.append(_row('accuracy', name, _per_task(values)))
+      gain = self.ensemble[name] - _per_task(values)
+      out.append(_row(f'gain of an ensemble of {values.shape[1]}', name, gain))
+    for sigma, accuracy, distance in zip(
+      self.sweep.sigma, self.sweep.accuracy, self.sweep.distance
+    ):
+      out.append(_row('accuracy', f'zoo + noise {sigma:g}', accuracy))
+      out.append(_row('distance to the zoo', f'zoo + noise {sigma:g}', distance, 'raw'))
+    gain = _per_task(self.accuracy['samples']) - self.sweep.at(
+      _per_task(self.distance['raw']['samples'])
+    )
+    out.append(_row('accuracy', 'samples - noise at their distance', gain))
+    return out
+
+  def verdict(self) -> str:
+    """'copies', 'near the zoo' or 'new', and the rule that says so.
+
+    Two signs: samples are nearer to the zoo than networks trained on the same tasks (corrected
+    where there is an autoencoder), and their largest error overlap with it is larger. Both by the
+    95% interval of the paired difference over tasks. Copies show both, new networks none.
+    """
+    space = 'corrected' if 'corrected' in self.distance else 'raw'
+    nearer = _row('', '', self._nearer(space))
+    alike = _row('', '', _largest(self.overlap['samples']) - _largest(self.overlap['fresh']))
+    signs = int(nearer['high'] < 0) + int(alike['low'] > 0)
+    text = ('new', 'near the zoo', 'copies')[signs]
+    return (
+      f'{text}: against networks trained on the same tasks, distance to the zoo ({space}) '
+      f'{_signed(nearer)}, largest error overlap {_signed(alike)}; {signs} of the two signs of '
+      'copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
+    )
+
+  def _nearer(self, space: str) -> np.ndarray:
+    found = self.distance[space]
+    return _per_task(found['samples']) - _per_task(found['fresh'])
+
+
+def figure(report: Report) -> figure_lib.Figure:
+  """Accuracy against the distance to the zoo: a point a task, and the line of the noise sweep."""
+  with matplotlib.rc_context(_STYLE):
+    made = figure_lib.Figure(figsize=(5.0, 3.3), layout='constrained')
+    axes = made.add_subplot()
+    for name, colour, marker in (('fresh', '#d55e00', 's'), ('samples', '#0072b2', 'o')):
+      style: Any = {'color': colour, 'marker': marker, 's': 16, 'alpha': 0.7, 'linewidths': 0}
+      points = [_per_task(values[name]) for values in (report.distance['raw'], report.accuracy)]
+      label = {'fresh': 'trained on the task', 'samples': 'sampled'}[name]
+      axes.scatter(*points, label=label, **style)
+    line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
+    axes.plot(*line, color='#333333', marker='.', label='stored network + noise')
+    labelled = -np.inf  # small levels of noise lie close together; labels must not
+    for sigma, x, y in zip(report.sweep.sigma, *line):
+      if x - labelled > 0.07 * np.ptp(line[0]):
+        axes.annotate(f'{sigma:g}', (x, y), (3, 3), textcoords='offset points', fontsize=7.5)
+        labelled = x
+    axes.set_xlabel('distance to the nearest network of the zoo')
+    axes.set_ylabel('accuracy on the task')
+    axes.legend(frameon=False, fontsize=8.5)
+  return made
+
+
+def _per_task(values: np.ndarray) -> np.ndarray:
+  """Means over the networks of a task; distances within the zoo are one each as they are."""
+  return values.mean(1) if values.ndim == 2 else values
+
+
+def _largest(overlap: np.ndarray) -> np.ndarray:
+  """f32[T]; NaN only where no pair has an error."""
+  found = np.where(np.isnan(overlap), -1.0, overlap).max(1)
+  return np.where(found < 0, np.nan, found)
+
+
+def _row(measure: str, of: str, values: np.ndarray, space: str = '') -> dict[str, Any]:
+  """Tasks without a value (an overlap without errors) are left out; fewer than two leave NaN."""
+  values = values[np.isfinite(values)]
+  nothing = bootstrap.Interval(np.nan, np.nan, np.nan)
+  found = bootstrap.interval(values, draws=_DRAWS) if len(values) > 1 else nothing
+  return {'measure': measure, 'of': of, 'space': space, **found._asdict()}
+
+
+def _signed(row: dict[str, Any]) -> str:
+  return f'{row["mean"]:+.3g} ({row["low"]:+.3g} to {row["high"]:+.3g})'
