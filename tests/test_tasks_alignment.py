@@ -33,7 +33,7 @@ def test_losses_by_hand():
 
 def test_retrieval():
   own = jnp.eye(4)
-  assert float(alignment.retrieval(own, own)) == 1.0
+  assert float(alignment.retrieval(own, own * jnp.array([1, 2, 30, 4])[:, None])) == 1.0
   assert float(alignment.retrieval(own[jnp.array([1, 0, 2, 3])], own)) == 0.5
 
 
@@ -74,7 +74,7 @@ def test_a_correspondence_is_learned(loss, module):
   assert np.isfinite(metrics['loss'])
   embed = jax.jit(lambda p, x: made.embed(p, x, None, fresh[1]))
   share = lambda p, x: float(alignment.retrieval(*embed(p, x)))
-  assert share(start, fresh[0]) < 0.3 and share(state.params, fresh[0]) > 0.6
+  assert share(start, fresh[0]) < 0.3 and share(state.params, fresh[0]) > 0.7
   # The order of the classes is part of what is told.
   assert share(state.params, fresh[0][:, ::-1]) < 0.3
 
@@ -90,7 +90,7 @@ def test_devices_do_what_one_does(loss):
   both = functools.partial(made.update, axis_name='devices')
   two, same = jax.jit(jax.vmap(both, in_axes=(None, 0), axis_name='devices'))(state, halves)
   np.testing.assert_allclose(same['loss'], metrics['loss'], rtol=1e-5)
-  # Moments of Adam are linear in the gradient; its first step is not, where that is tiny.
+  # Adam's averages are nearly linear in the gradient; its first step is a sign where that is tiny.
   compare = lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-3, atol=1e-6)
   jax.tree.map(compare, one.optimizer, two.optimizer)
 

@@ -93,7 +93,7 @@ def test_every_parameter_gets_a_gradient():
       # A constant added to all keys changes no attention.
       silent = 'key' in jax.tree_util.keystr(path) and 'bias' in jax.tree_util.keystr(path)
       assert np.isfinite(size) and (silent or size > 1e-7), path
-  X
+    assert jnp.isfinite(of_features).all() and jnp.abs(of_features).max(3).min() > 0
 
 
 def test_moments():

@@ -65,8 +65,18 @@ def soft_target(
 
 
 def retrieval(conditions: jax.Array, latents: jax.Array) -> jax.Array:
-  """Share of the conditions f32[B, E] whose own latent has the greatest inner product, f32[]."""
-  found = jnp.argmax(conditions @ latents.T, axis=-1)
+  """Share of the conditions that point most nearly in the direction of their own latent (top-1).
+
+  By the cosine and not the inner product, where a long latent would be found for many.
+
+  Args:
+    conditions: f32[B, E]; row n belongs to row n of the latents.
+    latents: f32[B, E].
+
+  Returns:
+    f32[].
+  """
+  found = jnp.argmax(_unit(conditions) @ _unit(latents).T, axis=-1)
   return jnp.mean(found == jnp.arange(len(latents)))
 
 
