@@ -15,6 +15,11 @@ from dapt_jax.tasks import task as task_lib
 SIDES = ('train', 'test')
 
 
+def standardise(images: np.ndarray) -> np.ndarray:
+  """Images in [0, 1] as the networks of a zoo read them, f32 in [-1, 1]."""
+  return ((images - 0.5) / 0.5).astype(np.float32)
+
+
 class Bank:
   """Images of every view of every source, divided as the split says.
 
@@ -48,8 +53,12 @@ class Bank:
         rows = [start + part[labels == c] for c in range(split.source_classes)]
         self._rows[f'{source}/{transform}', side] = rows
       start += len(data)
-    whole = np.concatenate(pixels)
-    self.images = ((whole - 0.5) / 0.5).astype(np.float32)
+    self.images = standardise(np.concatenate(pixels))
+
+  @property
+  def pictures(self) -> np.ndarray:
+    """The images in [0, 1], f32[n, H, W, C], as `features.extract` takes them."""
+    return self.images * np.float32(0.5) + np.float32(0.5)
 
   def _check(self, sources: Mapping[str, Dataset]) -> None:
     for source in {s for s, _ in (*self.split.views, *self.split.held_views)}:

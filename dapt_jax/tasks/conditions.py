@@ -10,13 +10,20 @@ import jax
 import jax.numpy as jnp
 
 
-def moments(features: jax.Array) -> jax.Array:
+def moments(features: jax.Array, mask: jax.Array | None = None) -> jax.Array:
   """Mean and standard deviation of every class, the plain encoder.
 
   Args:
     features: f32[..., classes, k, F], k images of every class.
+    mask: bool[..., classes, k], the images that count, at least one of every class; None means all.
 
   Returns:
     f32[..., classes, 2 F]; the deviation of a single image is 0.
   """
-  return jnp.concatenate([features.mean(-2), features.std(-2)], axis=-1)
+  where = None if mask is None else mask[..., None]
+  mean = jnp.mean(features, axis=-2, where=where)
+  variance = jnp.var(features, axis=-2, where=where)
+  # The root has no finite slope at 0, where classes of one image are.
+  positive = variance > 0
+  std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+  return jnp.concatenate([mean, std], axis=-1)
