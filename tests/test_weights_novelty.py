@@ -82,18 +82,44 @@ def test_overlap_of_errors(problem):
     shown = np.asarray(images)[test.reshape(-1)].reshape(len(labels), -1)
     return set(np.flatnonzero((shown @ vector.reshape(8, 3)).argmax(1) != labels))
 
-  for vector, test, row in zip(fresh[:, 0], tests, found):
+  for vector, test, row in zip(fresh[:, 0], tests, found.shared):
     mine = wrong(vector, test)
     theirs = [wrong(v, test) for v in zoo[:4]]
-    np.testing.assert_allclose(row, [len(mine & t) / len(mine | t) for t in theirs], rtol=1e-6)
+    wanted = [len(mine & t) / len(mine | t) for t in theirs]
+    np.testing.assert_allclose(row, wanted, rtol=1e-6)
   own = novelty.overlap(flat, zoo[:TASKS], jnp.asarray(zoo), index[:, :1] * 0, images, tests)
-  assert own[0, 0] == 1.0 and own[1:].max() < 1.0
+  assert own.shared[0, 0] == own.excess[0, 0] == 1.0 and own.shared[1:].max() < 1.0
   # Two networks without an error share none: no number, which later means leave out.
   easy = weights_toys.linear_problem(2, noise=0.0)
   right = np.asarray(easy[3].swapaxes(1, 2).reshape(2, -1))
   rows = np.array([[0, 1], [1, 0]])
   found = novelty.overlap(flat, right, jnp.asarray(right), rows, easy[1], easy[2])
-  assert np.isnan(found[:, 0]).all() and np.isfinite(found[:, 1]).all()
+  assert np.isnan(found.shared[:, 0]).all() and np.isfinite(found.shared[:, 1]).all()
+
+
+def test_errors_beyond_chance():
+  """Random networks have independent errors, be they many or few: overlap grows, its excess not."""
+  flat, _, _, _, _ = weights_toys.linear_problem(2)
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.normal(size=(3000, 2, 4, 1)), jnp.float32)
+  tests = np.arange(3000, dtype=np.int32).reshape(1, 3, 1000)
+  labels = np.repeat(np.arange(3), 1000)
+  # Pixels 0-2 and 3-5 hold the label with noise of their own; either network reads three.
+  for noise in (0.4, 1.5):
+    shown = noise * np.asarray(images).reshape(3000, 8)
+    shown[:, :6] += np.tile(np.eye(3)[labels], 2)
+    kernels = np.zeros((2, 8, 3), np.float32)
+    kernels[0, :3] = kernels[1, 3:6] = np.eye(3)
+    found = novelty.overlap(
+      flat,
+      kernels[:1].reshape(1, -1),
+      kernels.reshape(2, -1),
+      np.array([[0, 1]]),
+      jnp.asarray(shown.reshape(3000, 2, 4, 1), jnp.float32),
+      tests,
+    )
+    assert found.excess[0, 0] == 1.0 and abs(found.excess[0, 1]) < 0.04
+    assert (found.shared[0, 1] > 0.25) == (noise == 1.5)
 
 
 def test_spread_and_ensemble_by_hand():
@@ -113,9 +139,9 @@ def test_spread_and_ensemble_by_hand():
 def test_copies_are_found_as_copies(problem):
   _, zoo, _, base, *_ = problem
   found = _report(problem, np.repeat(zoo[base][:, None], K, axis=1), neighbours=1000)
-  assert found.distance['raw']['samples'].max() == 0.0
-  np.testing.assert_array_equal(found.overlap['samples'][:, 0], 1.0)
-  assert found.overlap['samples'].shape == (TASKS, ZOO)  # all of the zoo
+  assert found.spaces['raw'].distance['samples'].max() == 0.0
+  np.testing.assert_array_equal(found.spaces['raw'].overlap['samples'][:, 0], 1.0)
+  assert found.spaces['raw'].overlap['samples'].shape == (TASKS, ZOO)  # all of the zoo
   assert found.verdict().startswith('copies')
   rows = {(r['measure'], r['of']): r for r in found.rows()}
   assert rows['largest error overlap', 'samples']['mean'] == 1.0
@@ -143,9 +169,10 @@ def test_shrinking_is_told_from_copying(problem):
   through = lambda vectors: mean + (vectors - mean) @ axes.T @ axes  # a lossy linear autoencoder
   samples = through(_networks(problem[-1], K, seed=9))
   raw = _report(problem, samples)
-  assert raw.verdict().startswith(('near the zoo', 'copies'))
+  assert raw.verdict().startswith('near the zoo')
   corrected = _report(problem, samples, through=through)
-  assert 'distance to the zoo (corrected)' in corrected.verdict()
+  assert corrected.verdict().startswith('new')
+  assert 'same tasks (corrected), distance' in corrected.verdict()
   rows = {(r['of'], r['space']): r for r in corrected.rows() if 'distance' in r['measure']}
   assert rows['samples - fresh', 'raw']['high'] < 0
   apart = rows['samples - fresh', 'corrected']

@@ -1,20 +1,21 @@
 """Are generated networks copies of the zoo? Distances, errors, noise, spread and ensembles.
 
 Distances are Euclidean, between weights that are standardised over the zoo. A lossy autoencoder
-shrinks weights towards the mean, so its samples lie nearer to everything; the *corrected* distances
-pass all networks through it first. What a distance means shows beside those of new networks that
-were trained on the same tasks, and of the zoo's members to one another.
+shrinks weights towards the mean, so its samples lie nearer to everything, and its networks err
+alike; *corrected* measures pass all networks through it first. What a number means shows beside
+those of new networks that were trained on the same tasks, and of the zoo's members.
 
 Source: the tests of B. Zeng et al., "Generative modeling of weights: generalization or
 memorization?", 2025 (distance to the nearest training network, overlap of errors, accuracy against
-novelty with noisy training networks as control); correction, new networks as control, spread and
-ensembles are ours.
+novelty with noisy training networks as control); the correction of distances and of overlaps, new
+networks as control, spread and ensembles are ours.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,21 @@ nearest = distances.nearest
 standardise = distances.standardise
 
 
+class Overlap(NamedTuple):
+  """Errors that networks share with networks of the zoo.
+
+  Attributes:
+    shared: f32[N, m], intersection over union of the images that both get wrong; NaN where neither
+      is ever wrong.
+    excess: f32[N, m], (shared - e) / (1 - e), where e is what two networks with as many errors
+      would share by chance: 0 for independent errors, 1 for a copy. Networks with more errors share
+      more; this does not count.
+  """
+
+  shared: jax.Array
+  excess: jax.Array
+
+
 @functools.partial(jax.jit, static_argnames=('flat', 'group'))
 def overlap(
   flat: members.Flat,
@@ -42,8 +58,8 @@ def overlap(
   tests: jax.Array,
   *,
   group: int = 64,
-) -> jax.Array:
-  """Intersection over union of the images that a network and networks of the zoo get wrong.
+) -> Overlap:
+  """How far the test images that networks get wrong are those that networks of the zoo get wrong.
 
   Args:
     flat: the network.
@@ -53,19 +69,19 @@ def overlap(
     images: f32[n, H, W, C].
     tests: i32[N, classes, k], rows of `images` by label.
     group: networks of the zoo side by side.
-
-  Returns:
-    f32[N, m]; NaN where neither is ever wrong.
   """
 
-  def one(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+  def one(args: tuple[jax.Array, jax.Array, jax.Array]) -> Overlap:
     vector, rows, test = args
     labels = jnp.repeat(jnp.arange(test.shape[0]), test.shape[1])
     shown = images[test.reshape(-1)]
     wrong = lambda v: flat.logits(v, shown).argmax(-1) != labels
     mine = wrong(vector)
     theirs = lax.map(lambda i: wrong(zoo[i]), rows, batch_size=group)
-    return (mine & theirs).sum(1) / (mine | theirs).sum(1)
+    shared = (mine & theirs).sum(1) / (mine | theirs).sum(1)
+    both = mine.mean() * theirs.mean(1)
+    chance = both / (mine.mean() + theirs.mean(1) - both)
+    return Overlap(shared, (shared - chance) / (1.0 - chance))
 
   return lax.map(one, (vectors, index, tests))
 
@@ -165,34 +181,32 @@ def report(
   stored, asked = jnp.asarray(zoo), jnp.asarray(tests)
   given = {'samples': jnp.asarray(samples), 'fresh': jnp.asarray(fresh)}
   _check(given, stored, base, asked)
-  distance, near, apart = _distances(given, stored, min(neighbours, len(stored)), lambda x: x)
-  spaces, spreads = {'raw': distance}, {'raw': apart}
-  if through is not None:
-    spaces['corrected'], _, spreads['corrected'] = _distances(given, stored, 1, through)
-  errors = {
-    name: np.asarray(overlap(flat, own[:, 0], stored, near[name], images, asked))
-    for name, own in given.items()
-  }
+  passes = {'raw': lambda x: x, **({} if through is None else {'corrected': through})}
+  m = min(neighbours, len(stored))
+  spaces = {k: _space(flat, given, stored, m, f, images, asked) for k, f in passes.items()}
   accuracy = {name: accuracies(flat, own, images, asked) for name, own in given.items()}
   together = {name: np.asarray(ensemble(flat, own, images, asked)) for name, own in given.items()}
   noisy = sweep(flat, stored, base, images, asked, key, sigmas)
-  return novelty_report.Report(spaces, errors, accuracy, noisy, spreads, together)
+  return novelty_report.Report(spaces, accuracy, noisy, together)
 
 
-def _distances(given, zoo, m, through):
-  """Distances to the zoo and neighbours of the first of every task by name; spreads by name."""
-  measure = lambda vectors: standardise(through(vectors), zoo)
-  known = measure(zoo)
+def _space(flat, given, zoo, m, through, images, tests) -> novelty_report.Space:
+  """Everything that depends on weights, with all networks passed `through`."""
+  known = through(zoo)
+  measured = standardise(known, zoo)
   rows = jnp.unique(jnp.linspace(0, len(zoo) - 1, _ZOO_ROWS).astype(jnp.int32))
-  found = {'zoo': np.asarray(nearest(known[rows], known, own=rows).distance[:, 0])}
-  near, apart = {}, {}
+  found = {'zoo': np.asarray(nearest(measured[rows], measured, own=rows).distance[:, 0])}
+  shared, excess, spread = {}, {}, {}
   for name, vectors in given.items():
     count, k, size = vectors.shape
-    own = measure(vectors.reshape(-1, size))
-    found[name] = np.asarray(nearest(own, known).distance).reshape(count, k)
-    near[name] = nearest(own[::k], known, m).rows
-    apart[name] = np.asarray(distances.spread(own.reshape(count, k, size)))
-  return found, near, apart
+    passed = through(vectors.reshape(-1, size))
+    own = standardise(passed, zoo)
+    found[name] = np.asarray(nearest(own, measured).distance).reshape(count, k)
+    near = nearest(own[::k], measured, m).rows
+    errors = overlap(flat, passed[::k], known, near, images, tests)
+    shared[name], excess[name] = (np.asarray(part) for part in errors)
+    spread[name] = np.asarray(distances.spread(own.reshape(count, k, size)))
+  return novelty_report.Space(found, shared, excess, spread)
 
 
 def _check(given, zoo, base, tests) -> None:

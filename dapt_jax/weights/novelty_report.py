@@ -43,27 +43,59 @@ class Sweep(NamedTuple):
     return np.array([np.interp(d, np.sort(x), y[np.argsort(x)]) for d, x, y in columns])
 
 
+class Space(NamedTuple):
+  """What depends on the weights, as they are or passed through an autoencoder.
+
+  Attributes:
+    distance: {'samples': f32[T, k], 'fresh': f32[T, r], 'zoo': f32[n]}, to the nearest network of
+      the zoo.
+    overlap: {'samples' | 'fresh': f32[T, m]}, intersection over union of errors with the nearest
+      networks, nearest first; NaN where nobody errs.
+    excess: {'samples' | 'fresh': f32[T, m]}, the same beyond chance, see `novelty.Overlap`.
+    spread: {'samples' | 'fresh': f32[T]}, mean distance between networks of one task.
+  """
+
+  distance: dict[str, np.ndarray]
+  overlap: dict[str, np.ndarray]
+  excess: dict[str, np.ndarray]
+  spread: dict[str, np.ndarray]
+
+  def nearer(self) -> np.ndarray:
+    """f32[T], distance of samples less that of networks trained on the task."""
+    return _per_task(self.distance['samples']) - _per_task(self.distance['fresh'])
+
+  def rows(self, space: str) -> list[dict[str, Any]]:
+    """Rows as `Report.rows` has them."""
+    out = [
+      _row('distance to the zoo', name, _per_task(values), space)
+      for name, values in self.distance.items()
+    ]
+    out.append(_row('distance to the zoo', 'samples - fresh', self.nearer(), space))
+    for name in self.overlap:
+      shared, beyond = self.overlap[name], _largest(self.excess[name])
+      out.append(_row('error overlap with the nearest', name, shared[:, 0], space))
+      out.append(_row('largest error overlap', name, _largest(shared), space))
+      out.append(_row('largest error overlap beyond chance', name, beyond, space))
+      out.append(_row('spread within a task', name, self.spread[name], space))
+    share = self.spread['samples'] / self.spread['fresh']
+    return [*out, _row('spread within a task', 'samples / fresh', share, space)]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
   """Novelty of samples on T tasks, beside networks trained on the same tasks ('fresh').
 
   Attributes:
-    distance: {'raw' | 'corrected': {'samples': f32[T, k], 'fresh': f32[T, r], 'zoo': f32[n]}}, to
-      the nearest network of the zoo.
-    overlap: {'samples' | 'fresh': f32[T, m]}, intersection over union of errors with the nearest
-      networks, nearest first; NaN where nobody errs.
+    spaces: {'raw': ..., 'corrected': ...}; the second passed through an autoencoder, where there
+      is one.
     accuracy: {'samples': f32[T, k], 'fresh': f32[T, r]}.
     sweep: stored networks with noise.
-    spread: {'raw' | 'corrected': {'samples' | 'fresh': f32[T]}}, mean distance between networks of
-      one task.
     ensemble: {'samples' | 'fresh': f32[T]}, accuracy of the mean softmax of all networks of a task.
   """
 
-  distance: dict[str, dict[str, np.ndarray]]
-  overlap: dict[str, np.ndarray]
+  spaces: dict[str, Space]
   accuracy: dict[str, np.ndarray]
   sweep: Sweep
-  spread: dict[str, dict[str, np.ndarray]]
   ensemble: dict[str, np.ndarray]
 
   def rows(self) -> list[dict[str, Any]]:
@@ -71,19 +103,7 @@ class Report:
 
     Intervals are bootstraps over tasks (of the zoo's own distances: over its networks).
     """
-    out = []
-    for space, by_name in self.distance.items():
-      for name, values in by_name.items():
-        out.append(_row('distance to the zoo', name, _per_task(values), space))
-      out.append(_row('distance to the zoo', 'samples - fresh', self._nearer(space), space))
-    for name, values in self.overlap.items():
-      out.append(_row('error overlap with the nearest', name, values[:, 0]))
-      out.append(_row('largest error overlap', name, _largest(values)))
-    for space, spreads in self.spread.items():
-      for name, values in spreads.items():
-        out.append(_row('spread within a task', name, values, space))
-      share = spreads['samples'] / spreads['fresh']
-      out.append(_row('spread within a task', 'samples / fresh', share, space))
+    out = [row for name, space in self.spaces.items() for row in space.rows(name)]
     for name, values in self.accuracy.items():
       out.append(_row('accuracy', name, _per_task(values)))
       gain = self.ensemble[name] - _per_task(values)
@@ -94,7 +114,7 @@ class Report:
       out.append(_row('accuracy', f'zoo + noise {sigma:g}', accuracy))
       out.append(_row('distance to the zoo', f'zoo + noise {sigma:g}', distance, 'raw'))
     gain = _per_task(self.accuracy['samples']) - self.sweep.at(
-      _per_task(self.distance['raw']['samples'])
+      _per_task(self.spaces['raw'].distance['samples'])
     )
     out.append(_row('accuracy', 'samples - noise at their distance', gain))
     return out
@@ -102,34 +122,32 @@ class Report:
   def verdict(self) -> str:
     """'copies', 'near the zoo' or 'new', and the rule that says so.
 
-    Two signs: samples are nearer to the zoo than networks trained on the same tasks (corrected
-    where there is an autoencoder), and their largest error overlap with it is larger. Both by the
-    95% interval of the paired difference over tasks. Copies show both, new networks none.
+    Two signs: samples are nearer to the zoo than networks trained on the same tasks, and their
+    largest error overlap with it, beyond chance, is larger; corrected where there is an
+    autoencoder. Both by the 95% interval of the paired difference over tasks. Copies show both
+    signs, new networks none.
     """
-    space = 'corrected' if 'corrected' in self.distance else 'raw'
-    nearer = _row('', '', self._nearer(space))
-    alike = _row('', '', _largest(self.overlap['samples']) - _largest(self.overlap['fresh']))
+    name = 'corrected' if 'corrected' in self.spaces else 'raw'
+    space = self.spaces[name]
+    nearer = _row('', '', space.nearer())
+    alike = _row('', '', _largest(space.excess['samples']) - _largest(space.excess['fresh']))
     signs = int(nearer['high'] < 0) + int(alike['low'] > 0)
     text = ('new', 'near the zoo', 'copies')[signs]
     return (
-      f'{text}: against networks trained on the same tasks, distance to the zoo ({space}) '
-      f'{_signed(nearer)}, largest error overlap {_signed(alike)}; {signs} of the two signs of '
-      'copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
+      f'{text}: against networks trained on the same tasks ({name}), distance to the zoo '
+      f'{_signed(nearer)}, largest error overlap beyond chance {_signed(alike)}; {signs} of two '
+      'signs of copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
     )
-
-  def _nearer(self, space: str) -> np.ndarray:
-    found = self.distance[space]
-    return _per_task(found['samples']) - _per_task(found['fresh'])
 
 
 def figure(report: Report) -> figure_lib.Figure:
   """Accuracy against the distance to the zoo: a point a task, and the line of the noise sweep."""
   with matplotlib.rc_context(_STYLE):
     made = figure_lib.Figure(figsize=(5.0, 3.3), layout='constrained')
-    axes = made.add_subplot()
+    axes, distance = made.add_subplot(), report.spaces['raw'].distance
     for name, colour, marker in (('fresh', '#d55e00', 's'), ('samples', '#0072b2', 'o')):
       style: Any = {'color': colour, 'marker': marker, 's': 16, 'alpha': 0.7, 'linewidths': 0}
-      points = [_per_task(values[name]) for values in (report.distance['raw'], report.accuracy)]
+      points = [_per_task(values[name]) for values in (distance, report.accuracy)]
       label = {'fresh': 'trained on the task', 'samples': 'sampled'}[name]
       axes.scatter(*points, label=label, **style)
     line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
@@ -152,8 +170,8 @@ def _per_task(values: np.ndarray) -> np.ndarray:
 
 def _largest(overlap: np.ndarray) -> np.ndarray:
   """f32[T]; NaN only where no pair has an error."""
-  found = np.where(np.isnan(overlap), -1.0, overlap).max(1)
-  return np.where(found < 0, np.nan, found)
+  found = np.where(np.isnan(overlap), -np.inf, overlap).max(1)
+  return np.where(np.isinf(found), np.nan, found)
 
 
 def _row(measure: str, of: str, values: np.ndarray, space: str = '') -> dict[str, Any]:
