@@ -9,6 +9,7 @@ fine-tuning on the support images from both. Writes WORKDIR/starts.json and .npz
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,10 @@ class Starts:
     self.generator = train_generator.generator_of(
       config, coder, self.arrays.coder, latents, width, outputs
     )
-    self.hypernetwork = train_generator.hypernetwork_of(config, size, outputs)
+    self.hypernetworks = {
+      v: train_generator.hypernetwork_of(config, v, size, outputs)
+      for v in config.hypernetwork.variants
+    }
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
     """f32[T, C], of the first `sample.support` images of every class."""
@@ -68,6 +72,12 @@ class Starts:
     found = zoo_task.vectors(self.task, self.codec, codes)
     return found.reshape(len(conditions), count, -1)
 
+  def written(self, variant: str, conditions: jax.Array) -> jax.Array:
+    """f32[T, 1, size], what a hypernetwork writes."""
+    predict = jax.jit(self.hypernetworks[variant].predict)
+    codes = predict(self.arrays.hypernetwork[variant], conditions)
+    return zoo_task.vectors(self.task, self.codec, codes)[:, None]
+
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
     config, task, vectors = self.config, self.task, self.zoo.vectors
@@ -78,8 +88,6 @@ class Starts:
     first = task.flat.ravel(
       task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
     )
-    write = jax.jit(self.hypernetwork.predict)
-    written = lambda: zoo_task.vectors(task, self.codec, write(self.arrays.hypernetwork, given))
     return {
       'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
       'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
@@ -89,7 +97,9 @@ class Starts:
         vectors, stored, np.asarray(given), k, _NOISE, key('noise')
       ),
       'best of the zoo': lambda: starts.best_of_zoo(task.flat, vectors, self.images, held.support),
-      'hypernetwork': lambda: written()[:, None],
+      **{
+        f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks
+      },
       'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
       'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
     }
@@ -146,7 +156,7 @@ def save(results: dict[str, Any], config: Any, workdir: str) -> None:
   flat = {
     f'{p}|{m}|{n}': a for p, ms in results.items() for m, ns in ms.items() for n, a in ns.items()
   }
-  np.savez(root / 'starts.npz', **flat)
+  np.savez(root / 'starts.npz', steps=np.array(config.compare.steps), **flat)
   means = {name: np.asarray(a.mean(-1)).round(5).tolist() for name, a in flat.items()}
   writers.write_json(root / 'starts.json', {'config': config.to_dict(), 'means': means})
 

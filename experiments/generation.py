@@ -18,6 +18,9 @@ Rule = config_lib.Rule
 _names = Rule(str, min=1)
 _count = Rule(int, min=1)
 
+#: {variant: weights of the squared error to the zoo's weights and of the loss on images}
+HYPERNETWORKS = {'regression': (1.0, 0.0), 'both': (1.0, 1.0), 'task': (0.0, 1.0)}
+
 SCHEMA: config_lib.Schema = {
   'title': Rule(str, help='headline of the tables'),
   'seed': Rule(int, min=0, help='of split, zoo and generator'),
@@ -67,8 +70,12 @@ SCHEMA: config_lib.Schema = {
   'generator.learning_rate': Rule(float, above=0),
   'generator.steps': _count,
   'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
-  'hypernetwork.regression': Rule(float, min=0),
-  'hypernetwork.task': Rule(float, min=0),
+  'hypernetwork.variants': Rule(
+    tuple,
+    min=1,
+    items=Rule(str, choices=tuple(HYPERNETWORKS)),
+    help='what they are trained on: weights of the zoo, images of its tasks, or both',
+  ),
   'hypernetwork.learning_rate': Rule(float, above=0),
   'hypernetwork.steps': _count,
   'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
@@ -156,19 +163,18 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
-    'width': 256,
+    'width': 512,
     'blocks': 3,
-    'task': 1.0,
+    'task': 3.0,
     'shown': 32,
     'drop_rate': 0.1,
     'ema_decay': 0.999,
     'learning_rate': 1e-3,
-    'steps': 5000,
+    'steps': 8000,
   },
   'hypernetwork': {
     'hidden': (512, 512),
-    'regression': 1.0,
-    'task': 0.0,
+    'variants': tuple(HYPERNETWORKS),
     'learning_rate': 1e-3,
     'steps': 4000,
   },

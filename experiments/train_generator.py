@@ -57,11 +57,13 @@ def generator_of(
   return generator.make(settings, coder, coder_params, latents, condition_size, outputs)
 
 
-def hypernetwork_of(config: Any, size: int, outputs: Any) -> hypernetwork.Hypernetwork:
-  """The regression hypernetwork of a configuration."""
-  c = config.hypernetwork
+def hypernetwork_of(
+  config: Any, variant: str, size: int, outputs: Any
+) -> hypernetwork.Hypernetwork:
+  """One of the hypernetworks of a configuration."""
+  c, (regression, task) = config.hypernetwork, generation.HYPERNETWORKS[variant]
   settings = hypernetwork.Settings(
-    size, tuple(c.hidden), c.regression, c.task, learning_rate=c.learning_rate, steps=c.steps
+    size, tuple(c.hidden), regression, task, learning_rate=c.learning_rate, steps=c.steps
   )
   return hypernetwork.make(settings, outputs)
 
@@ -178,19 +180,21 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
     *(batches.of_generator(t, k, shown), data, config.generator.steps),
   )
 
-  regression = hypernetwork_of(config, size, outputs)
-  begin = regression.init(seeds.key(config.seed, 'hypernetwork'), given)
-  written = fit(
-    *(config, root / 'hypernetwork', 'hypernetwork', regression.update, begin),
-    *(batches.of_hypernetwork(t, k, shown), data, config.hypernetwork.steps),
-  )
+  written = {}
+  for variant in config.hypernetwork.variants:
+    network = hypernetwork_of(config, variant, size, outputs)
+    begin = network.init(seeds.key(config.seed, 'hypernetwork'), given)
+    written[variant] = fit(
+      *(config, root / f'hypernetwork-{variant}', 'hypernetwork', network.update, begin),
+      *(batches.of_hypernetwork(t, k, shown), data, config.hypernetwork.steps),
+    ).params
   arrays = trained.Arrays(
     settings={'config': config.to_dict(), 'gate': gate},
     coder=coded.params,
     latent_mean=np.asarray(latents.mean),
     latent_std=np.asarray(latents.std),
     generator=drawn.ema,
-    hypernetwork=written.params,
+    hypernetwork=written,
   )
   arrays.save(root / 'generator')
   return arrays
@@ -199,7 +203,8 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
 def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Trains a generator."""
   if overwrite:
-    flags.clear(pathlib.Path(workdir) / n for n in ('autoencoder', 'diffusion', 'hypernetwork'))
+    root = pathlib.Path(workdir)
+    flags.clear([root / 'autoencoder', root / 'diffusion', *root.glob('hypernetwork-*')])
   task = zoo_task.load(config)
   found = build_zoo.run(config, task, workdir)
   arrays = run(config, task, found, workdir)

@@ -37,7 +37,7 @@ class Arrays:
     latent_mean: f32[L].
     latent_std: f32[L].
     generator: parameters that are sampled with (the moving average).
-    hypernetwork: parameters of the regression hypernetwork.
+    hypernetwork: {variant: parameters of a hypernetwork}.
   """
 
   settings: Mapping[str, Any]
@@ -45,12 +45,13 @@ class Arrays:
   latent_mean: np.ndarray
   latent_std: np.ndarray
   generator: Params
-  hypernetwork: Params
+  hypernetwork: Mapping[str, Params]
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes `path` (JSON) and, beside it, the arrays as `.safetensors`."""
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     tree = {k: v for k, v in fields.items() if k != 'settings'}
+    tree['hypernetwork'] = dict(self.hypernetwork)
     flat = traverse_util.flatten_dict(tree, sep='|')
     payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
     _FILES.save(path, {'settings': dict(self.settings)}, payload)

@@ -165,9 +165,10 @@ def _train(flat, model, bank, plan, recipe, number, count, images):
     start = jnp.broadcast_to(vector, (count, flat.size))
   else:
     start = jax.vmap(lambda k: flat.ravel(model.init(k)))(jax.random.split(own[0], count))
-  train = draw('train', plan.per_class)
+  # Both are drawn before any work: there may be too few images.
+  train, test = draw('train', plan.per_class), draw('test', plan.test_per_class)
   run = members.train(flat, recipe, start, images, train, jax.random.split(own[1], count))
-  found = members.accuracy(flat, run.vector, images, draw('test', plan.test_per_class))
+  found = members.accuracy(flat, run.vector, images, test)
   return tasks, run.vector, run.loss, found
 
 
