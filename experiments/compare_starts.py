@@ -54,7 +54,11 @@ class Starts:
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
     """f32[T, C], of the first `sample.support` images of every class."""
-    return batches.condition(self.images, jnp.asarray(rows[:, :, : self.config.sample.support]))
+    return self.condition(self.images, rows[:, :, : self.config.sample.support])
+
+  def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
+    """f32[T, C], of other images, i32[T, classes, k] being their rows."""
+    return batches.condition(images, jnp.asarray(rows))
 
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
