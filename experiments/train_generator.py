@@ -51,7 +51,7 @@ def generator_of(
   outputs: Any,
 ) -> generator.Generator:
   """The generator of a configuration."""
-  names = ('objective', 'schedule', 'width', 'blocks', 'task', 'drop_rate', 'ema_decay')
+  names = ('objective', 'schedule', 'width', 'blocks', 'task', 'fresh', 'drop_rate', 'ema_decay')
   fields = {name: config.generator[name] for name in (*names, 'learning_rate', 'steps')}
   settings = generator.Settings(**fields)
   return generator.make(settings, coder, coder_params, latents, condition_size, outputs)
@@ -170,7 +170,10 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   gate = check_gate(config, task, workdir, coding, rebuild)
 
   latents = generator.encode(coder, coded.params, codes)
-  data = data._replace(latents=latents.values)
+  fresh = None
+  if config.generator.fresh:
+    fresh = jnp.asarray(zoo_task.fresh_rows(config, task, config.generator.fresh_tasks))
+  data = data._replace(latents=latents.values, fresh=fresh)
   k, shown = config.sample.support, config.generator.shown
   given = batches.condition(data.images, rows[:1, :, :k])
   made = generator_of(config, coder, coded.params, latents, given.shape[1], outputs)

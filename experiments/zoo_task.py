@@ -18,7 +18,7 @@ from dapt_jax.weights import members, zoo
 from dapt_jax.weights.codec import Codec
 
 # What a random number generator is seeded with beside the configuration's seed.
-_HELD, _SUPPORT, _TEST, _TRAIN = 1, 2, 3, 4
+_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH = 1, 2, 3, 4, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +121,12 @@ def training_rows(config: Any, task: ZooTask, found: zoo.Zoo) -> np.ndarray:
   """i32[N, classes, K], training images of the tasks of a zoo."""
   per_class = config.zoo.per_class
   return task.bank.draw(found.tasks, 'zoo', 'train', per_class, config.seed + _TRAIN)
+
+
+def fresh_rows(config: Any, task: ZooTask, count: int) -> np.ndarray:
+  """i32[count, classes, K], training images of tasks of the zoo's part, networks or not."""
+  tasks = task.bank.split.draw('zoo', count, config.seed + _FRESH)
+  return task.bank.draw(tasks, 'zoo', 'train', config.zoo.per_class, config.seed + _FRESH)
 
 
 def variables(task: ZooTask, vectors: np.ndarray) -> Params:

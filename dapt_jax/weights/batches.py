@@ -20,12 +20,14 @@ class Data(NamedTuple):
     latents: f32[N, L], their standardised latents, or None before there are any.
     rows: i32[N, classes, K], training images of every network's task, rows of `images`.
     images: f32[n, H, W, C].
+    fresh: i32[F, classes, K], training images of tasks that no network was trained on, or None.
   """
 
   codes: jax.Array
   latents: jax.Array | None
   rows: jax.Array
   images: jax.Array
+  fresh: jax.Array | None = None
 
 
 #: `draw(data, key) -> batch`, what `training.repeated` asks for.
@@ -73,16 +75,33 @@ def of_generator(batch_size: int, k: int, shown: int) -> Draw:
     shown: images that the task term looks at.
   """
 
-  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, Any]]:
     assert data.latents is not None
     chosen, rows, key = _members(data, batch_size, key)
     of_condition, of_images = jax.random.split(key)
     seen, labels = _any(rows, shown, of_images)
     given = condition(data.images, some(rows, k, of_condition))
-    more = {'condition': given, 'images': data.images[seen], 'labels': labels}
+    more: dict[str, Any] = {'condition': given, 'images': data.images[seen], 'labels': labels}
+    if data.fresh is not None:
+      more['fresh'] = _fresh(data, data.fresh, batch_size, k, shown, jax.random.fold_in(key, 1))
     return data.latents[chosen], more
 
   return draw
+
+
+def _fresh(
+  data: Data, rows: jax.Array, size: int, k: int, shown: int, key: PRNGKey
+) -> dict[str, Any]:
+  """Tasks without a network; `key` [B] is for the noise that latents are made of."""
+  keys = jax.random.split(key, 4)
+  mine = rows[jax.random.randint(keys[0], (size,), 0, len(rows))]
+  seen, labels = _any(mine, shown, keys[1])
+  return {
+    'condition': condition(data.images, some(mine, k, keys[2])),
+    'images': data.images[seen],
+    'labels': labels,
+    'key': jax.random.split(keys[3], size),
+  }
 
 
 def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:

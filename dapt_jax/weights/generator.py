@@ -4,18 +4,22 @@ Source: D2NWG (Soro et al., 2025) draws latents of an autoencoder of weights by 
 data set. Ours are: entries standardised one by one, guidance, class slots, and the task term: at
 every step of the training the data that the denoiser predicts are decoded to a network, which is
 asked to classify images of its task. The term trains decoder and denoiser together, after the
-autoencoder; without it (`task=0`) the decoder stays as it was.
+autoencoder; without it (`task=0`) the decoder stays as it was. It needs no trained network, so it
+is asked for on other tasks, too (`fresh`): a zoo has thousands of tasks, its part of the split
+hundreds of thousands.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
@@ -36,6 +40,8 @@ class Settings:
     width: of the denoiser, a residual MLP.
     blocks: of the denoiser.
     task: weight of the task term.
+    fresh: weight of the same loss on tasks of the zoo's part that no network was trained on: of the
+      network drawn from pure noise, and of that latent noised anew and drawn again.
     drop_rate: share of the examples without condition, for guidance.
     ema_decay: of the parameters that are sampled with.
     learning_rate: peak of a cosine schedule over `steps`.
@@ -44,13 +50,14 @@ class Settings:
 
   objective: str = 'v'
   schedule: str = 'linear_sqrt'
-  width: int = 256
+  width: int = 512
   blocks: int = 3
-  task: float = 1.0
+  task: float = 3.0
+  fresh: float = 3.0
   drop_rate: float = 0.1
   ema_decay: float = 0.999
   learning_rate: float = 1e-3
-  steps: int = 5000
+  steps: int = 6000
 
 
 class Latents(NamedTuple):
@@ -81,7 +88,8 @@ class Generator(NamedTuple):
 
   Attributes:
     training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, C],
-      'images': f32[B, p, H, W, C], 'labels': i32[B, p]})`, images only with the task term.
+      'images': f32[B, p, H, W, C], 'labels': i32[B, p]})`, images only with the task term; with
+      `fresh` also 'fresh': the same three of other tasks, and 'key' [B] for their noise.
     sample: `sample(params, condition f32[B, C], key, guidance, *, method, num_steps) -> f32[B, D]`,
       standardised weights; one draw for every row.
   """
@@ -109,10 +117,18 @@ def make(
     outputs: logits of a network from standardised weights; needed with the task term.
 
   Raises:
-    ValueError: if `task` is set without `outputs`.
+    ValueError: if `task` or `fresh` is set without `outputs`, or `fresh` with an objective that
+      says nothing of the data in pure noise.
   """
-  if settings.task and outputs is None:
-    raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
+  if (settings.task or settings.fresh) and outputs is None:
+    raise ValueError(
+      f'task is {settings.task} and fresh {settings.fresh}, but no outputs are given; set both to 0'
+    )
+  if settings.fresh and settings.objective == 'epsilon':
+    raise ValueError(
+      "fresh draws networks from pure noise, whose data 'epsilon' cannot tell; take 'v', or set "
+      'fresh to 0'
+    )
   noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
   target = objective.create(settings.objective, noise)
   net = denoisers.ResidualMLP(width=settings.width, blocks=settings.blocks)
@@ -130,12 +146,34 @@ def make(
   def denoise(params, x_t, t, condition, drop):
     return predict(params['denoiser'], x_t, t, condition['condition'], drop)
 
-  def term(params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array) -> jax.Array:
-    """Cross-entropy f32[B] of the networks that latents stand for; none without a condition."""
+  def cross_entropy(params: Params, z: jax.Array, task: dict[str, Any]) -> jax.Array:
+    """Loss f32[B] of the networks that latents stand for."""
     assert outputs is not None
-    logits = jax.vmap(outputs)(decode(params, z), condition['images'])
-    cross = optax.softmax_cross_entropy_with_integer_labels(logits, condition['labels'])
-    return settings.task * jnp.where(drop, 0.0, cross.mean(-1))
+    logits = jax.vmap(outputs)(decode(params, z), task['images'])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, task['labels']).mean(-1)
+
+  def fresh_term(params: Params, task: dict[str, Any]) -> jax.Array:
+    keys = jax.vmap(functools.partial(jax.random.split, num=3))(task['key'])
+    some = jax.vmap(lambda key: jax.random.normal(key, (size,)))
+    keep = jnp.zeros(len(keys), bool)
+
+    def predicted(x_t: jax.Array, t: jax.Array) -> jax.Array:
+      said = predict(params['denoiser'], x_t, t, task['condition'], keep)
+      return target.recover(x_t, t, said)[0]
+
+    first = predicted(some(keys[:, 0]), jnp.ones(len(keys)))
+    t = jax.vmap(target.process.draw)(keys[:, 1])
+    alpha, sigma = target.process.at(t[:, None])
+    again = predicted(alpha * lax.stop_gradient(first) + sigma * some(keys[:, 2]), t)
+    return 0.5 * (cross_entropy(params, first, task) + cross_entropy(params, again, task))
+
+  def term(params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array) -> jax.Array:
+    loss = jnp.zeros(len(z))
+    if settings.task:  # what is drawn without a condition belongs to no task
+      loss += settings.task * jnp.where(drop, 0.0, cross_entropy(params, z, condition))
+    if settings.fresh:
+      loss += settings.fresh * fresh_term(params, condition['fresh'])
+    return loss
 
   training = diffusion.make_training(
     init,
@@ -144,7 +182,7 @@ def make(
     optimizer,
     ema_decay=settings.ema_decay,
     drop_rate=settings.drop_rate,
-    penalty=term if settings.task else None,
+    penalty=term if settings.task or settings.fresh else None,
   )
 
   def sample(

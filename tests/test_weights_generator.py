@@ -1,0 +1,127 @@
+"""The generator on networks that are one linear layer, and tasks that a condition tells whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dapt_jax.training import repeated
+from dapt_jax.weights import autoencoder, generator
+
+# Two classes of points in the plane: the condition is the direction from one to the other.
+SIZE, LATENT = 6, 3
+
+
+def _outputs(code, images):
+  weights = code.reshape(3, 2)
+  return images.reshape(len(images), 2) @ weights[:2] + weights[2]
+
+
+def _tasks(key, count):
+  """Conditions f32[count, 2], points f32[count, 8, 2, 1, 1] and labels i32[count, 8]."""
+  angle = jax.random.uniform(key, (count,), maxval=2 * jnp.pi)
+  direction = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+  labels = jnp.tile(jnp.arange(8) % 2, (count, 1))
+  noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), (count, 8, 2))
+  points = (2.0 * labels - 1.0)[..., None] * direction[:, None] + noise
+  return direction, points[..., None, None], labels
+
+
+def _weights(direction):
+  """A network that is right: its second logit grows along the direction."""
+  zero = jnp.zeros_like(direction)
+  kernel = jnp.stack([-direction, direction], axis=2)
+  return jnp.concatenate([kernel.reshape(-1, 4), zero], axis=1)
+
+
+def _coder():
+  made = autoencoder.make(autoencoder.Settings(SIZE, LATENT, (32,), steps=400, learning_rate=3e-3))
+  codes = _weights(_tasks(jax.random.key(1), 256)[0])
+  run = repeated.repeated(made.update, lambda data, key: (data, None), 400)
+  state, _ = jax.jit(run)(made.init(jax.random.key(0)), codes)
+  return made, state.params, codes
+
+
+@pytest.fixture(scope='module')
+def coder():
+  return _coder()
+
+
+def _draw(data, key):
+  latents, direction, points, labels, fresh = data
+  chosen = jax.random.randint(key, (32,), 0, len(latents))
+  told = {'condition': direction[chosen], 'images': points[chosen], 'labels': labels[chosen]}
+  if fresh is not None:
+    other = jax.random.randint(jax.random.fold_in(key, 1), (32,), 0, len(fresh[0]))
+    names = ('condition', 'images', 'labels')
+    told['fresh'] = {n: a[other] for n, a in zip(names, fresh)}
+    told['fresh']['key'] = jax.random.split(jax.random.fold_in(key, 2), 32)
+  return latents[chosen], told
+
+
+def _trained(coder, count, steps=300, **changes):
+  made, params, codes = coder
+  latents = generator.encode(made, params, codes)
+  options = {'width': 32, 'blocks': 1, 'steps': steps, 'learning_rate': 3e-3, 'ema_decay': 0.98}
+  settings = generator.Settings(**{**options, 'task': 0.0, 'fresh': 0.0, **changes})
+  built = generator.make(settings, made, params, latents, 2, _outputs)
+  own = _tasks(jax.random.key(1), 256)
+  fresh = _tasks(jax.random.key(7), 64) if settings.fresh else None
+  data = latents.values[:count], *(a[:count] for a in own), fresh
+  run = jax.jit(repeated.repeated(built.training.update, _draw, steps))
+  state, metrics = run(built.training.init(jax.random.key(0)), data)
+  return built, state, metrics
+
+
+def _accuracy(built, state, guidance=None, told=None):
+  direction, points, labels = _tasks(jax.random.key(99), 64)
+  sample = jax.jit(lambda p, c, key: built.sample(p, c, key, guidance, num_steps=8))
+  codes = sample(state.ema, direction if told is None else told(direction), jax.random.key(3))
+  return float((jax.vmap(_outputs)(codes, points).argmax(-1) == labels).mean())
+
+
+def test_networks_for_unseen_tasks_are_drawn(coder):
+  built, state, metrics = _trained(coder, 256)
+  assert _accuracy(built, state) > 0.9
+  # The condition is what it goes by: the opposite one gives the opposite labels.
+  assert _accuracy(built, state, told=lambda c: -c) < 0.1
+  assert set(metrics) == {'loss'}
+
+
+def test_the_task_term_needs_few_networks_with_fresh_tasks(coder):
+  few = {}
+  for name, changes in (('plain', {}), ('fresh', {'task': 1.0, 'fresh': 1.0})):
+    built, state, metrics = _trained(coder, 4, **changes)
+    few[name] = _accuracy(built, state)
+  assert set(metrics) == {'loss', 'error', 'penalty'}
+  assert few['fresh'] > 0.9 and few['fresh'] > few['plain'] + 0.1
+
+
+def test_guidance_without_a_condition_is_unconditional(coder):
+  built, state, _ = _trained(coder, 256, drop_rate=0.3)
+  alone = _accuracy(built, state, guidance=0.0)
+  turned = _accuracy(built, state, guidance=0.0, told=lambda c: -c)
+  assert alone == pytest.approx(turned, abs=1e-6)
+  assert _accuracy(built, state, guidance=1.5) > 0.9
+
+
+def test_latents_are_standardised(coder):
+  made, params, codes = coder
+  latents = generator.encode(made, params, codes)
+  np.testing.assert_allclose(latents.values.mean(0), 0, atol=1e-4)
+  assert float(latents.values.std(0).max()) == pytest.approx(1, abs=1e-3)
+  again = made.decode(params, latents.values * latents.std + latents.mean)
+  assert float(jnp.square(again - codes).mean()) < 0.05
+
+
+def test_bad_settings(coder):
+  made, params, codes = coder
+  latents = generator.encode(made, params, codes)
+  build = lambda outputs, **c: generator.make(
+    generator.Settings(**c), made, params, latents, 2, outputs
+  )
+  with pytest.raises(ValueError, match='set both to 0'):
+    build(None)
+  with pytest.raises(ValueError, match="take 'v'"):
+    build(_outputs, objective='epsilon')
+  assert build(None, task=0.0, fresh=0.0, objective='epsilon')
