@@ -76,7 +76,8 @@ def show(config: Any, name: str, classes: list[str] | None) -> Shown:
     for split in ('train', 'test')
   ]
   if classes:
-    chosen = [int(c) if c.isdigit() else c for c in classes]
+    names = parts[0].class_names
+    chosen = [c if c in names or not c.isdigit() else int(c) for c in classes]
     parts = [p.classes(chosen) for p in parts]
   train, test = parts
   wanted = config.data.num_classes
@@ -110,20 +111,21 @@ def candidates(source: compare_starts.Starts, shown: Shown, method: str) -> jax.
 
 
 def run(
-  config: Any, task: zoo_task.ZooTask, source: compare_starts.Starts, shown: Shown
+  source: compare_starts.Starts, shown: Shown, method: str, tune: int
 ) -> tuple[jax.Array, dict[str, float]]:
   """Draws, chooses and tunes; (weights f32[size], {start: test accuracy})."""
-  drawn = candidates(source, shown, _METHOD.value)
+  config, task = source.config, source.task
+  drawn = candidates(source, shown, method)
   chosen = drawn[0, starts.choose(task.flat, drawn, shown.images, shown.support)[0]]
   random = starts.random(task.flat, task.model, 1, 1, seeds.key(config.seed, 'random'))[0, 0]
   found = {}
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), 1)
   for name, vector in (('random first weights', random), ('drawn weights', chosen)):
     found[name] = _accuracy(task, vector, shown)
-    if _TUNE.value:
+    if tune:
       begun = members.begin(recipe, vector[None])
       support = jnp.asarray(shown.support)
-      last = min(_TUNE.value, recipe.steps)
+      last = min(tune, recipe.steps)
       tuned = members.advance(task.flat, recipe, begun, shown.images, support, keys, 0, last)
       vector = tuned.vector[0]
       found[f'{name}, {last} steps'] = _accuracy(task, vector, shown)
@@ -136,18 +138,12 @@ def _accuracy(task: zoo_task.ZooTask, vector: jax.Array, shown: Shown) -> float:
   return float((np.asarray(predicted) == labels).mean())
 
 
-def save(path: pathlib.Path, config: Any, task: zoo_task.ZooTask, vector: Any, found: Any) -> None:
+def save(
+  path: pathlib.Path, task: zoo_task.ZooTask, vector: jax.Array, provenance: dict[str, Any]
+) -> None:
   """Writes the network: named arrays, and what it takes to rebuild the model."""
   flat = traverse_util.flatten_dict(task.flat.unravel(vector), sep='/')
   payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
-  provenance = {
-    'data': _DATA.value,
-    'classes': _CLASSES.value,
-    'method': _METHOD.value,
-    'tuned': _TUNE.value,
-    'accuracy': found,
-    'sample': config.sample.to_dict(),
-  }
   _FILES.save(path, {'model': zoo.describe_model(task.model), 'provenance': provenance}, payload)
 
 
@@ -158,9 +154,17 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   task = zoo_task.load(config)
   stored = zoo.load(zoo_task.zoo_path(workdir))
   source = compare_starts.Starts(config, task, stored, workdir)
-  vector, found = run(config, task, source, shown)
+  vector, found = run(source, shown, _METHOD.value, _TUNE.value)
   path = pathlib.Path(_OUT.value or pathlib.Path(workdir) / 'sampled')
-  save(path, config, task, vector, found)
+  provenance = {
+    'data': _DATA.value,
+    'classes': _CLASSES.value,
+    'method': _METHOD.value,
+    'tuned': _TUNE.value,
+    'accuracy': found,
+    'sample': config.sample.to_dict(),
+  }
+  save(path, task, vector, provenance)
   for name, accuracy in found.items():
     print(f'{name:32} {accuracy:.3f}')
   print(f'{path}.safetensors')

@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 
+from dapt_jax import data
 from dapt_jax.weights import trained
 from experiments import (
   build_zoo,
   compare_starts,
   generation,
+  sample_weights,
   starts_table,
   train_generator,
   zoo_task,
@@ -94,6 +98,42 @@ def test_the_gate_stops_before_the_diffusion(ran, tmp_path):
   with pytest.raises(ValueError, match=r'raise autoencoder\.probe, or lower the gate'):
     train_generator.run(strict, task, found, str(tmp_path))
   assert (tmp_path / 'autoencoder').is_dir() and not (tmp_path / 'diffusion').exists()
+
+
+def test_weights_for_a_folder_of_pictures(ran, tmp_path):
+  config, task, found, path, _, _ = ran
+  digits = data.load('digits', 'all')
+  for label in (7, 1, 4):
+    folder = tmp_path / 'pictures' / str(label)
+    folder.mkdir(parents=True)
+    for number in np.flatnonzero(digits.labels == label)[:25]:
+      pixels = (255 * digits.images[number, ..., 0]).astype(np.uint8)
+      Image.fromarray(pixels).resize((11, 11)).save(folder / f'{number}.png')
+  name = f'folder:{tmp_path / "pictures"}'
+  shown = sample_weights.show(config, name, None)
+  assert shown.images.shape[1:] == (8, 8, 1) and shown.support.shape == (1, 3, 5)
+  assert len(shown.test[0]) == len(shown.test[1]) == len(shown.images) - 15 > 0
+  source = compare_starts.Starts(config, task, found, str(path))
+  drawn = sample_weights.candidates(source, shown, 'generator')
+  assert drawn.shape == (1, 3, task.flat.size) and np.abs(drawn[0, 0] - drawn[0, 1]).max() > 1e-3
+  vector, seen = sample_weights.run(source, shown, 'hypernetwork-task', 60)
+  assert seen['drawn weights, 60 steps'] > 0.8 and len(seen) == 4
+  sample_weights.save(tmp_path / 'net', task, vector, {'accuracy': seen})
+  arrays = safetensors.numpy.load_file(tmp_path / 'net.safetensors')
+  kernel = task.flat.unravel(vector)['params']['dense1']['kernel']
+  np.testing.assert_array_equal(arrays['params/dense1/kernel'], kernel)
+  with open(tmp_path / 'net.json', encoding='utf-8') as file:
+    assert json.load(file)['model']['config']['widths'] == [6]
+  with pytest.raises(ValueError, match='choose 3 of them'):
+    sample_weights.show(config, name, ['7', '1'])
+  with pytest.raises(ValueError, match='is a source of the zoo'):
+    sample_weights.show(config, 'digits', None)
+  with pytest.raises(ValueError, match='choose one of'):
+    sample_weights.candidates(source, shown, 'oracle')
+  config = tiny()
+  config.sample.support = 24
+  with pytest.raises(ValueError, match='24 shots were asked for'):
+    sample_weights.show(config, name, None)
 
 
 def test_tables_of_several_seeds(ran, tmp_path):
