@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import batches, codec, generator, members, starts, trained
+from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
 from dapt_jax.weights import zoo as zoo_lib
 from experiments import build_zoo, flags, generation, train_generator, zoo_task
 
@@ -117,10 +117,9 @@ def judge(
   Returns:
     {'all': [T, k], 'best': [T], 'ensemble': [T], 'single curve', 'best curve': [steps, T]}.
   """
-  images, (count, k) = jnp.asarray(task.bank.images), candidates.shape[:2]
+  images, count = jnp.asarray(task.bank.images), len(candidates)
   test, support = jnp.asarray(held.test), jnp.asarray(held.support)
-  flat = candidates.reshape(count * k, -1)
-  every = members.accuracy(task.flat, flat, images, jnp.repeat(test, k, axis=0)).reshape(count, k)
+  every = novelty.accuracies(task.flat, candidates, images, test)
   chosen = starts.choose(task.flat, candidates, images, held.support)
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), count)
   tune = lambda v: members.curve(
@@ -128,9 +127,9 @@ def judge(
   )
   best = candidates[jnp.arange(count), chosen]
   return {
-    'all': np.asarray(every),
-    'best': np.asarray(every)[np.arange(count), np.asarray(chosen)],
-    'ensemble': np.asarray(starts.ensemble(task.flat, candidates, images, test)),
+    'all': every,
+    'best': every[np.arange(count), np.asarray(chosen)],
+    'ensemble': np.asarray(novelty.ensemble(task.flat, candidates, images, test)),
     'single curve': tune(candidates[:, 0]),
     'best curve': tune(best),
   }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dapt_jax.tasks import conditions
+from dapt_jax.tasks import conditions, resample
 from dapt_jax.types import PRNGKey
 
 
@@ -48,12 +48,6 @@ def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
   return conditions.moments(shown).reshape(rows.shape[0], -1)
 
 
-def some(rows: jax.Array, k: int, key: PRNGKey) -> jax.Array:
-  """K different images of every class, i32[..., classes, k] out of i32[..., classes, K]."""
-  order = jnp.argsort(jax.random.uniform(key, rows.shape), axis=-1)[..., :k]
-  return jnp.take_along_axis(rows, order, axis=-1)
-
-
 def of_autoencoder(batch_size: int, probes: int) -> Draw:
   """Batches `(codes, images to probe networks with, or None)`."""
 
@@ -80,7 +74,7 @@ def of_generator(batch_size: int, k: int, shown: int) -> Draw:
     chosen, rows, key = _members(data, batch_size, key)
     of_condition, of_images = jax.random.split(key)
     seen, labels = _any(rows, shown, of_images)
-    given = condition(data.images, some(rows, k, of_condition))
+    given = condition(data.images, resample.images(of_condition, rows, k))
     more: dict[str, Any] = {'condition': given, 'images': data.images[seen], 'labels': labels}
     if data.fresh is not None:
       more['fresh'] = _fresh(data, data.fresh, batch_size, k, shown, jax.random.fold_in(key, 1))
@@ -97,7 +91,7 @@ def _fresh(
   mine = rows[jax.random.randint(keys[0], (size,), 0, len(rows))]
   seen, labels = _any(mine, shown, keys[1])
   return {
-    'condition': condition(data.images, some(mine, k, keys[2])),
+    'condition': condition(data.images, resample.images(keys[2], mine, k)),
     'images': data.images[seen],
     'labels': labels,
     'key': jax.random.split(keys[3], size),
@@ -111,7 +105,7 @@ def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
     chosen, rows, key = _members(data, batch_size, key)
     of_condition, of_images = jax.random.split(key)
     seen, labels = _any(rows, shown, of_images)
-    given = condition(data.images, some(rows, k, of_condition))
+    given = condition(data.images, resample.images(of_condition, rows, k))
     return given, data.codes[chosen], data.images[seen], labels
 
   return draw

@@ -125,32 +125,6 @@ def choose(
   return jax.lax.map(one, (candidates, jnp.asarray(support)))
 
 
-def ensemble(
-  flat: members.Flat, candidates: jax.Array, images: jax.Array, test: jax.Array
-) -> jax.Array:
-  """Accuracy of the mean prediction (of softmax outputs) of a task's candidates.
-
-  Args:
-    flat: the network.
-    candidates: f32[T, k, size].
-    images: f32[n, H, W, C].
-    test: i32[T, classes, m], rows of `images`.
-
-  Returns:
-    f32[T].
-  """
-
-  @jax.jit
-  def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
-    vectors, rows = args
-    labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])
-    shown = images[rows.reshape(-1)]
-    outputs = jax.lax.map(lambda v: jax.nn.softmax(flat.logits(v, shown)), vectors)
-    return (outputs.mean(0).argmax(-1) == labels).mean()
-
-  return jax.lax.map(one, (candidates, test))
-
-
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
   """i64[T, k], rows of the zoo."""
   products = conditions @ zoo_conditions.T
