@@ -52,6 +52,11 @@ class Starts:
       for v in config.hypernetwork.variants
     }
 
+  @functools.cached_property
+  def stored(self) -> np.ndarray:
+    """f32[N, C], conditions of the tasks of the zoo."""
+    return np.asarray(self.conditions(self.rows))
+
   def conditions(self, rows: np.ndarray) -> jax.Array:
     """f32[T, C], of the first `sample.support` images of every class."""
     return self.condition(self.images, rows[:, :, : self.config.sample.support])
@@ -87,7 +92,6 @@ class Starts:
     config, task, vectors = self.config, self.task, self.zoo.vectors
     count, k = len(held.tasks), config.sample.candidates
     given = self.conditions(held.support)
-    stored = np.asarray(self.conditions(self.rows))
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
     first = task.flat.ravel(
       task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
@@ -96,9 +100,9 @@ class Starts:
       'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
       'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
       'zoo mean': lambda: starts.mean(vectors, count),
-      'nearest': lambda: starts.nearest(vectors, stored, np.asarray(given), k),
+      'nearest': lambda: starts.nearest(vectors, self.stored, np.asarray(given), k),
       'nearest + noise': lambda: starts.noisy(
-        vectors, stored, np.asarray(given), k, _NOISE, key('noise')
+        vectors, self.stored, np.asarray(given), k, _NOISE, key('noise')
       ),
       'best of the zoo': lambda: starts.best_of_zoo(task.flat, vectors, self.images, held.support),
       **{

@@ -144,7 +144,7 @@ def save(
   """Writes the network: named arrays, and what it takes to rebuild the model."""
   flat = traverse_util.flatten_dict(task.flat.unravel(vector), sep='/')
   payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
-  _FILES.save(path, {'model': zoo.describe_model(task.model), 'provenance': provenance}, payload)
+  _FILES.save(path, {'model': task.model.spec, 'provenance': provenance}, payload)
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:

@@ -52,7 +52,7 @@ def save(
   names = small_lib.leaf_names(graph.tree.param_shapes)
   leaves = dict(zip(names, graph.tree.flatten(small.params)))
   head = {
-    'model': None if model is None else _model_spec(model),
+    'model': None if model is None else model.spec,
     'levels': graph.levels,
     'inputs': [_spec(x) for x in jax.tree.leaves(graph.tree.input_shapes)],
     'cut': [n for n, leaf in leaves.items() if leaf is None],
@@ -138,15 +138,6 @@ def _architecture(head: dict[str, Any], file: Any) -> graph_lib.Architecture:
     return graph_lib.Architecture(kept, **entries)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(f'{file} is damaged: its architecture is not valid ({error})') from error
-
-
-def _model_spec(model: models.Model) -> dict[str, Any]:
-  return {
-    'name': model.name,
-    'input_shape': list(model.input_shape),
-    'num_classes': model.num_classes,
-    'config': model.config,
-  }
 
 
 def _spec(leaf: Any) -> dict[str, Any]:

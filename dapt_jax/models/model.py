@@ -101,6 +101,16 @@ class Model(NamedTuple):
   features: Callable[..., jax.Array]
   module: nn.Module
 
+  @property
+  def spec(self) -> dict[str, Any]:
+    """What it takes to make the model again, JSON-ready."""
+    return {
+      'name': self.name,
+      'input_shape': list(self.input_shape),
+      'num_classes': self.num_classes,
+      'config': self.config,
+    }
+
 
 def create(
   name: str,

@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax import lax
 
 from dapt_jax.tasks import set_encoder
+from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 
 LOSSES = ('info_nce', 'soft_target')
@@ -107,27 +108,11 @@ class Settings:
       raise ValueError(f'temperature is {self.temperature}; it must be positive')
 
 
-class State(NamedTuple):
-  """State of the training.
-
-  Attributes:
-    params: 'encoder' is what a generator goes on with.
-    optimizer: of optax.
-    step: i32[], updates done.
-    key: of the run; the updates themselves draw nothing.
-  """
-
-  params: Params
-  optimizer: optax.OptState
-  step: jax.Array
-  key: PRNGKey
-
-
 class Alignment(NamedTuple):
   """The stage as pure functions.
 
   Attributes:
-    init: `init(key, features) -> State`, features being those of a batch.
+    init: `init(key, features) -> learner.State`, features being those of a batch.
     update: `update(state, (features f32[B, classes, k, F], mask or None, latents f32[B, L]),
       axis_name=None) -> (state, metrics)`; no task twice in a batch (`resample.support`). Devices
       compare their rows with those of all.
@@ -135,8 +120,8 @@ class Alignment(NamedTuple):
       `retrieval`.
   """
 
-  init: Callable[[PRNGKey, jax.Array], State]
-  update: Callable[..., tuple[State, dict[str, jax.Array]]]
+  init: Callable[[PRNGKey, jax.Array], learner.State]
+  update: Callable[..., tuple[learner.State, dict[str, jax.Array]]]
   embed: Callable[..., tuple[jax.Array, jax.Array]]
 
 
@@ -153,10 +138,9 @@ def make(
   init_encoder, encode = encoder
   unit = settings.loss == 'info_nce'
   head = nn.Dense(settings.width if unit else settings.latent)
-  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  optimizer = learner.adam(settings.learning_rate, settings.steps)
 
-  def init(key: PRNGKey, features: jax.Array) -> State:
+  def init(key: PRNGKey, features: jax.Array) -> learner.State:
     of_encoder, of_conditions, of_latents, of_run = jax.random.split(key, 4)
     params = {'encoder': init_encoder(of_encoder)}
     shape = jax.eval_shape(encode, params['encoder'], features[:1]).vector.shape
@@ -164,7 +148,7 @@ def make(
     if unit:
       params['latents'] = head.init(of_latents, jnp.zeros((1, settings.latent)))
       params['log_temperature'] = jnp.log(jnp.float32(settings.temperature))
-    return State(params, optimizer.init(params), jnp.int32(0), of_run)
+    return learner.begin(params, optimizer, of_run)
 
   def embed(
     params: Params, features: jax.Array, mask: jax.Array | None, latents: jax.Array
@@ -177,10 +161,12 @@ def make(
     return _unit(conditions), _unit(projected)
 
   def loss(
-    params: Params, batch: tuple, axis_name: str | None
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    params: Params, batch: tuple, key: PRNGKey, axis_name: str | None
+  ) -> tuple[jax.Array, learner.Metrics]:
+    del key  # nothing is drawn
     pair = embed(params, *batch)
     if axis_name is not None:
+      # Every device has the loss of all rows; the gather's derivative adds what each says of a row.
       pair = lax.all_gather(pair, axis_name, tiled=True)
     if unit:
       temperature = jnp.maximum(jnp.exp(params['log_temperature']), _LEAST_TEMPERATURE)
@@ -189,18 +175,7 @@ def make(
       total = soft_target(*pair, settings.temperature)
     return total, {'loss': total, 'retrieval': retrieval(*pair)}
 
-  def update(
-    state: State, batch: tuple, axis_name: str | None = None
-  ) -> tuple[State, dict[str, jax.Array]]:
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch, axis_name)
-    if axis_name is not None:
-      # Every device has the loss of all rows; the gather's derivative adds what each says of a row.
-      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
-    moves, inner = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, moves)
-    return State(params, inner, state.step + 1, state.key), metrics
-
-  return Alignment(init, update, embed)
+  return Alignment(init, learner.make_update(loss, optimizer), embed)
 
 
 def _unit(x: jax.Array) -> jax.Array:

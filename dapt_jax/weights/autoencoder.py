@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
-from jax import lax
 
+from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 
 #: Logits of standardised weights f32[D] on probe images f32[p, H, W, C].
@@ -67,22 +66,6 @@ class _Network(nn.Module):
     return nn.Dense(self.widths[-1])(x)
 
 
-class State(NamedTuple):
-  """State of the training.
-
-  Attributes:
-    params: of encoder and decoder.
-    optimizer: of optax.
-    step: i32[], updates done.
-    key: of the run.
-  """
-
-  params: Params
-  optimizer: optax.OptState
-  step: jax.Array
-  key: PRNGKey
-
-
 class Autoencoder(NamedTuple):
   """An autoencoder as pure functions.
 
@@ -96,8 +79,8 @@ class Autoencoder(NamedTuple):
   """
 
   settings: Settings
-  init: Callable[[PRNGKey], State]
-  update: Callable[..., tuple[State, dict[str, jax.Array]]]
+  init: Callable[[PRNGKey], learner.State]
+  update: Callable[..., tuple[learner.State, dict[str, jax.Array]]]
   encode: Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
   decode: Callable[[Params, jax.Array], jax.Array]
 
@@ -116,16 +99,15 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
     raise ValueError(f'probe is {settings.probe}, but no outputs are given; set probe to 0')
   encoder = _Network((*settings.hidden, 2 * settings.latent))
   decoder = _Network((*reversed(settings.hidden), settings.size))
-  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  optimizer = learner.adam(settings.learning_rate, settings.steps)
 
-  def init(key: PRNGKey) -> State:
+  def init(key: PRNGKey) -> learner.State:
     first, second, noise = jax.random.split(key, 3)
     params = {
       'encoder': encoder.init(first, jnp.zeros((1, settings.size))),
       'decoder': decoder.init(second, jnp.zeros((1, settings.latent))),
     }
-    return State(params, optimizer.init(params), jnp.int32(0), noise)
+    return learner.begin(params, optimizer, noise)
 
   def encode(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean, log_variance = jnp.split(jnp.asarray(encoder.apply(params['encoder'], x)), 2, axis=-1)
@@ -134,7 +116,10 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
   def decode(params: Params, z: jax.Array) -> jax.Array:
     return jnp.asarray(decoder.apply(params['decoder'], z))
 
-  def loss(params: Params, batch: tuple, key: PRNGKey) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def loss(
+    params: Params, batch: tuple, key: PRNGKey, axis_name: str | None
+  ) -> tuple[jax.Array, learner.Metrics]:
+    del axis_name  # every example has a loss of its own
     x, probes = batch
     keys = jax.random.split(key, 3)
     mean, log_variance = encode(params, x + settings.noise * jax.random.normal(keys[0], x.shape))
@@ -152,17 +137,4 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
       total += settings.probe * metrics['probe']
     return total, {'loss': total, **metrics}
 
-  def update(
-    state: State, batch: tuple, axis_name: str | None = None
-  ) -> tuple[State, dict[str, jax.Array]]:
-    own = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-      own = jax.random.fold_in(own, lax.axis_index(axis_name))
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch, own)
-    if axis_name is not None:
-      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
-    moves, inner = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, moves)
-    return State(params, inner, state.step + 1, state.key), metrics
-
-  return Autoencoder(settings, init, update, encode, decode)
+  return Autoencoder(settings, init, learner.make_update(loss, optimizer), encode, decode)

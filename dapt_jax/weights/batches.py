@@ -72,10 +72,7 @@ def of_generator(batch_size: int, k: int, shown: int) -> Draw:
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, Any]]:
     assert data.latents is not None
     chosen, rows, key = _members(data, batch_size, key)
-    of_condition, of_images = jax.random.split(key)
-    seen, labels = _any(rows, shown, of_images)
-    given = condition(data.images, resample.images(of_condition, rows, k))
-    more: dict[str, Any] = {'condition': given, 'images': data.images[seen], 'labels': labels}
+    more = _told(data.images, rows, k, shown, *jax.random.split(key))
     if data.fresh is not None:
       more['fresh'] = _fresh(data, data.fresh, batch_size, k, shown, jax.random.fold_in(key, 1))
     return data.latents[chosen], more
@@ -89,13 +86,17 @@ def _fresh(
   """Tasks without a network; `key` [B] is for the noise that latents are made of."""
   keys = jax.random.split(key, 4)
   mine = rows[jax.random.randint(keys[0], (size,), 0, len(rows))]
-  seen, labels = _any(mine, shown, keys[1])
-  return {
-    'condition': condition(data.images, resample.images(keys[2], mine, k)),
-    'images': data.images[seen],
-    'labels': labels,
-    'key': jax.random.split(keys[3], size),
-  }
+  told = _told(data.images, mine, k, shown, keys[2], keys[1])
+  return {**told, 'key': jax.random.split(keys[3], size)}
+
+
+def _told(
+  images: jax.Array, rows: jax.Array, k: int, shown: int, of_condition: PRNGKey, of_images: PRNGKey
+) -> dict[str, Any]:
+  """What a generator is told of tasks i32[B, classes, K], and images that it is asked about."""
+  seen, labels = _any(rows, shown, of_images)
+  given = condition(images, resample.images(of_condition, rows, k))
+  return {'condition': given, 'images': images[seen], 'labels': labels}
 
 
 def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
@@ -103,10 +104,8 @@ def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
 
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, ...]:
     chosen, rows, key = _members(data, batch_size, key)
-    of_condition, of_images = jax.random.split(key)
-    seen, labels = _any(rows, shown, of_images)
-    given = condition(data.images, resample.images(of_condition, rows, k))
-    return given, data.codes[chosen], data.images[seen], labels
+    told = _told(data.images, rows, k, shown, *jax.random.split(key))
+    return told['condition'], data.codes[chosen], told['images'], told['labels']
 
   return draw
 

@@ -23,6 +23,7 @@ from jax import lax
 
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
+from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import autoencoder
 
@@ -134,8 +135,7 @@ def make(
   net = denoisers.ResidualMLP(width=settings.width, blocks=settings.blocks)
   size = latents.values.shape[1]
   init_net, predict = denoisers.functions(net, jnp.zeros((1, size)), jnp.zeros((1, condition_size)))
-  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
     return coder.decode(params['decoder'], z * latents.std + latents.mean)
@@ -146,35 +146,7 @@ def make(
   def denoise(params, x_t, t, condition, drop):
     return predict(params['denoiser'], x_t, t, condition['condition'], drop)
 
-  def cross_entropy(params: Params, z: jax.Array, task: dict[str, Any]) -> jax.Array:
-    """Loss f32[B] of the networks that latents stand for."""
-    assert outputs is not None
-    logits = jax.vmap(outputs)(decode(params, z), task['images'])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, task['labels']).mean(-1)
-
-  def fresh_term(params: Params, task: dict[str, Any]) -> jax.Array:
-    keys = jax.vmap(functools.partial(jax.random.split, num=3))(task['key'])
-    some = jax.vmap(lambda key: jax.random.normal(key, (size,)))
-    keep = jnp.zeros(len(keys), bool)
-
-    def predicted(x_t: jax.Array, t: jax.Array) -> jax.Array:
-      said = predict(params['denoiser'], x_t, t, task['condition'], keep)
-      return target.recover(x_t, t, said)[0]
-
-    first = predicted(some(keys[:, 0]), jnp.ones(len(keys)))
-    t = jax.vmap(target.process.draw)(keys[:, 1])
-    alpha, sigma = target.process.at(t[:, None])
-    again = predicted(alpha * lax.stop_gradient(first) + sigma * some(keys[:, 2]), t)
-    return 0.5 * (cross_entropy(params, first, task) + cross_entropy(params, again, task))
-
-  def term(params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array) -> jax.Array:
-    loss = jnp.zeros(len(z))
-    if settings.task:  # what is drawn without a condition belongs to no task
-      loss += settings.task * jnp.where(drop, 0.0, cross_entropy(params, z, condition))
-    if settings.fresh:
-      loss += settings.fresh * fresh_term(params, condition['fresh'])
-    return loss
-
+  term = _TaskTerm(settings, target, predict, decode, outputs, size)
   training = diffusion.make_training(
     init,
     denoise,
@@ -201,3 +173,50 @@ def make(
     return decode(params, z)
 
   return Generator(training, sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TaskTerm:
+  """The loss, on images of tasks, of the networks that predicted latents stand for."""
+
+  settings: Settings
+  target: objective.Objective
+  predict: diffusion.train.PredictFn
+  decode: Callable[[Params, jax.Array], jax.Array]
+  outputs: Outputs | None
+  size: int
+
+  def __call__(
+    self, params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array
+  ) -> jax.Array:
+    """f32[B], of latents predicted in training and, with `fresh`, of other tasks."""
+    loss = jnp.zeros(len(z))
+    if self.settings.task:  # what is drawn without a condition belongs to no task
+      own = self.cross_entropy(params, z, condition)
+      loss += self.settings.task * jnp.where(drop, 0.0, own)
+    if self.settings.fresh:
+      loss += self.settings.fresh * self.of_fresh(params, condition['fresh'])
+    return loss
+
+  def cross_entropy(self, params: Params, z: jax.Array, task: dict[str, Any]) -> jax.Array:
+    """f32[B], of the networks that latents f32[B, L] stand for."""
+    assert self.outputs is not None
+    logits = jax.vmap(self.outputs)(self.decode(params, z), task['images'])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, task['labels']).mean(-1)
+
+  def of_fresh(self, params: Params, task: dict[str, Any]) -> jax.Array:
+    """f32[B], of what is drawn from pure noise, and of that noised anew and drawn again."""
+    keys = jax.vmap(functools.partial(jax.random.split, num=3))(task['key'])
+    some = jax.vmap(lambda key: jax.random.normal(key, (self.size,)))
+    keep = jnp.zeros(len(keys), bool)
+
+    def predicted(x_t: jax.Array, t: jax.Array) -> jax.Array:
+      said = self.predict(params['denoiser'], x_t, t, task['condition'], keep)
+      return self.target.recover(x_t, t, said)[0]
+
+    first = predicted(some(keys[:, 0]), jnp.ones(len(keys)))
+    t = jax.vmap(self.target.process.draw)(keys[:, 1])
+    alpha, sigma = self.target.process.at(t[:, None])
+    again = predicted(alpha * lax.stop_gradient(first) + sigma * some(keys[:, 2]), t)
+    both = self.cross_entropy(params, first, task), self.cross_entropy(params, again, task)
+    return 0.5 * (both[0] + both[1])

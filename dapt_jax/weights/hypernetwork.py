@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import lax
 
+from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 
 #: Logits of standardised weights f32[D] on images f32[p, H, W, C].
@@ -55,34 +55,18 @@ class _Network(nn.Module):
     return nn.Dense(self.settings.size)(x)
 
 
-class State(NamedTuple):
-  """State of the training.
-
-  Attributes:
-    params: of the hypernetwork.
-    optimizer: of optax.
-    step: i32[], updates done.
-    key: of the run; the updates themselves draw nothing.
-  """
-
-  params: Params
-  optimizer: optax.OptState
-  step: jax.Array
-  key: PRNGKey
-
-
 class Hypernetwork(NamedTuple):
   """A hypernetwork as pure functions.
 
   Attributes:
-    init: `init(key, condition f32[B, ...]) -> State`.
+    init: `init(key, condition f32[B, ...]) -> learner.State`.
     update: `update(state, (condition, weights f32[B, D], images f32[B, p, H, W, C], labels
       i32[B, p]), axis_name=None) -> (state, metrics)`; images and labels only matter with `task`.
     predict: `predict(params, condition) -> f32[B, D]`, standardised weights.
   """
 
-  init: Callable[[PRNGKey, jax.Array], State]
-  update: Callable[..., tuple[State, dict[str, jax.Array]]]
+  init: Callable[[PRNGKey, jax.Array], learner.State]
+  update: Callable[..., tuple[learner.State, dict[str, jax.Array]]]
   predict: Callable[[Params, jax.Array], jax.Array]
 
 
@@ -99,18 +83,20 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
   if settings.task and outputs is None:
     raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
   network = _Network(settings)
-  rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.02)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+  optimizer = learner.adam(settings.learning_rate, settings.steps)
 
-  def init(key: PRNGKey, condition: jax.Array) -> State:
+  def init(key: PRNGKey, condition: jax.Array) -> learner.State:
     of_params, of_run = jax.random.split(key)
     params = network.init(of_params, condition)
-    return State(params, optimizer.init(params), jnp.int32(0), of_run)
+    return learner.begin(params, optimizer, of_run)
 
   def predict(params: Params, condition: jax.Array) -> jax.Array:
     return jnp.asarray(network.apply(params, condition))
 
-  def loss(params: Params, batch: tuple) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def loss(
+    params: Params, batch: tuple, key: PRNGKey, axis_name: str | None
+  ) -> tuple[jax.Array, learner.Metrics]:
+    del key, axis_name  # nothing is drawn, and every example has a loss of its own
     condition, weights, images, labels = batch
     found = predict(params, condition)
     error = jnp.square(found - weights).mean()
@@ -121,14 +107,4 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
       total, metrics = total + settings.task * cross, {**metrics, 'task': cross}
     return total, {'loss': total, **metrics}
 
-  def update(
-    state: State, batch: tuple, axis_name: str | None = None
-  ) -> tuple[State, dict[str, jax.Array]]:
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
-    if axis_name is not None:
-      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
-    moves, inner = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, moves)
-    return State(params, inner, state.step + 1, state.key), metrics
-
-  return Hypernetwork(init, update, predict)
+  return Hypernetwork(init, learner.make_update(loss, optimizer), predict)

@@ -213,20 +213,10 @@ def load(path: str | os.PathLike[str]) -> Zoo:
   return Zoo(head, [task_lib.Task.parse(r['task']) for r in records], records, whole)
 
 
-def describe_model(model: model_lib.Model) -> dict[str, Any]:
-  """What it takes to make the model again, JSON-ready."""
-  return {
-    'name': model.name,
-    'input_shape': list(model.input_shape),
-    'num_classes': model.num_classes,
-    'config': model.config,
-  }
-
-
 def _describe(model, bank, plan, recipe, more) -> dict[str, Any]:
   split = dataclasses.asdict(bank.split)
   head = {
-    'model': describe_model(model),
+    'model': model.spec,
     'split': {**split, 'held_classes': sorted(map(list, split['held_classes']))},
     'plan': dataclasses.asdict(plan),
     'recipe': dataclasses.asdict(recipe),

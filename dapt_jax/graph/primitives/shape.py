@@ -40,11 +40,11 @@ def _transpose(ctx, node, ins):
   return [tuple(ins[0][i] for i in order)]
 
 
-def _replay_squeeze(cut, node, args):
+def _replay_reshape(cut, node, args):
   return lax.reshape(args[0], cut.sizes(node.outs[0]))
 
 
-@rules.register('squeeze', _replay_squeeze)
+@rules.register('squeeze', _replay_reshape)
 def _squeeze(ctx, node, ins):
   gone = {d % len(ins[0]) for d in node.params['dimensions']}
   kept = [i for i in range(len(ins[0])) if i not in gone]
@@ -52,10 +52,6 @@ def _squeeze(ctx, node, ins):
     rules.drop(ctx, ins[0][i], 'taken')
   rules.move_views(ctx, node.ins[0], node.outs[0], kept)
   return [tuple(ins[0][i] for i in kept)]
-
-
-def _replay_reshape(cut, node, args):
-  return lax.reshape(args[0], cut.sizes(node.outs[0]))
 
 
 @rules.register('reshape', _replay_reshape)
