@@ -19,12 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
+from dapt_jax.types import PRNGKey
+from dapt_jax.weights import batches, codec, generator, joint, members, novelty, starts, trained
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_task
+from experiments import build_zoo, flags, generation, train_baselines, train_generator, zoo_task
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
+
+
+#: How tables call what is trained for all tasks.
+NAMES = {
+  'reptile': 'Reptile',
+  'maml': 'MAML, first order',
+  'anil': 'ANIL, first order',
+  'joint': 'joint body, new head',
+}
 
 
 class Starts:
@@ -32,14 +42,14 @@ class Starts:
 
   def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
     root = pathlib.Path(workdir)
-    self.config, self.task, self.zoo = config, task, found
+    self.config, self.task, self.zoo, self.workdir = config, task, found, workdir
     self.images = jnp.asarray(task.bank.images)
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
     self.rows = zoo_task.training_rows(config, task, found)
     outputs = train_generator.outputs_of(task, self.codec)
     size = self.codec.shape[0]
-    coder = train_generator.coder_of(config, size, outputs)
+    self.coder = coder = train_generator.coder_of(config, size, outputs)
     none = jnp.zeros((0, config.autoencoder.latent))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
@@ -69,17 +79,19 @@ class Starts:
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
   ) -> jax.Array:
     """f32[T, count, size], draws of the generator."""
-    s = self.config.sample
-
-    @jax.jit
-    def draw(params: Any, given: jax.Array, key: Any) -> jax.Array:
-      options = {'method': s.method, 'num_steps': s.steps}
-      return self.generator.sample(params, given, key, guidance, **options)
-
     given = jnp.repeat(conditions, count, axis=0)
-    codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
-    found = zoo_task.vectors(self.task, self.codec, codes)
+    found = self.draw(given, seeds.key(self.config.seed, name), guidance)
     return found.reshape(len(conditions), count, -1)
+
+  def draw(self, conditions: jax.Array, key: PRNGKey, guidance: float | None) -> jax.Array:
+    """f32[T, size], a draw of the generator for every condition; guidance 0 leaves it out."""
+    codes = self._codes(self.arrays.generator, conditions, key, guidance)
+    return zoo_task.vectors(self.task, self.codec, codes)
+
+  @functools.cached_property
+  def _codes(self) -> Callable[..., jax.Array]:
+    options = {'method': self.config.sample.method, 'num_steps': self.config.sample.steps}
+    return jax.jit(functools.partial(self.generator.sample, **options))
 
   def written(self, variant: str, conditions: jax.Array) -> jax.Array:
     """f32[T, 1, size], what a hypernetwork writes."""
@@ -87,15 +99,37 @@ class Starts:
     codes = predict(self.arrays.hypernetwork[variant], conditions)
     return zoo_task.vectors(self.task, self.codec, codes)[:, None]
 
+  @functools.cached_property
+  def baselines(self) -> dict[str, jax.Array]:
+    """{method: first weights f32[size]} for all tasks."""
+    return train_baselines.run(self.config, self.task, self.workdir)
+
+  def class_means(self, support: np.ndarray) -> jax.Array:
+    """f32[T, 1, size], the jointly trained body with heads of class means."""
+    task = self.task
+    variables = task.flat.unravel(self.baselines['joint'])
+    one = lambda rows: task.flat.ravel(joint.with_means(task.model, variables, self.images, rows))
+    return jax.jit(lambda s: jax.lax.map(one, s))(jnp.asarray(support))[:, None]
+
+  def of_baselines(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
+    """What was learned for all tasks, and networks trained on each with more images."""
+    shape = (len(held.tasks), 1, self.task.flat.size)
+    spread = lambda name: jnp.broadcast_to(self.baselines[name], shape)
+    chosen = self.config.baselines.methods
+    made: dict[str, Callable[[], jax.Array]]
+    made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
+    if 'joint' in chosen:
+      made['joint body, class means'] = lambda: self.class_means(held.support)
+    many = f'trained on {self.config.zoo.per_class} images a class'
+    return {**made, many: lambda: zoo_task.trained(self.config, self.task, held)}
+
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
     config, task, vectors = self.config, self.task, self.zoo.vectors
     count, k = len(held.tasks), config.sample.candidates
     given = self.conditions(held.support)
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
-    first = task.flat.ravel(
-      task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
-    )
+    first = zoo_task.first_weights(config, task)
     return {
       'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
       'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
@@ -108,6 +142,7 @@ class Starts:
       **{
         f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks
       },
+      **self.of_baselines(held),
       'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
       'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
     }

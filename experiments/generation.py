@@ -11,7 +11,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import zoo
+from dapt_jax.weights import meta, zoo
 
 Rule = config_lib.Rule
 
@@ -80,6 +80,15 @@ SCHEMA: config_lib.Schema = {
   ),
   'hypernetwork.learning_rate': Rule(float, above=0),
   'hypernetwork.steps': _count,
+  'baselines.methods': Rule(
+    tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
+  ),
+  'baselines.inner_steps': Rule(int, min=1, help='of zoo.learning_rate, on the images of a task'),
+  'baselines.learning_rate': Rule(float, above=0, help='of the outer steps'),
+  'baselines.steps': Rule(int, min=1, help='outer steps'),
+  'baselines.joint_batch': Rule(int, min=1, help='images a batch of the joint training'),
+  'baselines.joint_learning_rate': Rule(float, above=0),
+  'baselines.joint_steps': _count,
   'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
   'training.repeat': Rule(int, min=1, help='updates in one call of the compiled program'),
   'training.checkpoint_every': Rule(int, min=1, help='calls'),
@@ -91,6 +100,7 @@ SCHEMA: config_lib.Schema = {
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
   'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
+  'compare.trained': Rule(int, min=2, help='networks trained on every held-out task, as a ceiling'),
 }
 
 
@@ -182,6 +192,15 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'learning_rate': 1e-3,
     'steps': 4000,
   },
+  'baselines': {
+    'methods': (*meta.METHODS, 'joint'),
+    'inner_steps': 20,
+    'learning_rate': 3e-3,
+    'steps': 2000,
+    'joint_batch': 128,
+    'joint_learning_rate': 3e-3,
+    'joint_steps': 20000,
+  },
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,
@@ -194,5 +213,6 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'tasks': 100,
     'parts': ('new_classes', 'new_view'),
     'steps': (0, 1, 5, 10, 20, 50, 100, 300),
+    'trained': 4,
   },
 }

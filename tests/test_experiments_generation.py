@@ -11,10 +11,13 @@ from dapt_jax import data
 from dapt_jax.weights import trained
 from experiments import (
   build_zoo,
+  check_generator,
+  checks_table,
   compare_starts,
   generation,
   sample_weights,
   starts_table,
+  train_baselines,
   train_generator,
   zoo_task,
 )
@@ -36,9 +39,12 @@ def tiny():
   c.autoencoder.update({'latent': 5, 'hidden': (16,), 'probes': 4, 'steps': 6, 'gate': 0.0})
   c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6, 'fresh_tasks': 9})
   c.hypernetwork.update({'hidden': (16,), 'variants': ('task',), 'steps': 40})
+  c.baselines.update({'methods': ('reptile', 'joint'), 'inner_steps': 3, 'learning_rate': 0.02})
+  c.baselines.update({'steps': 20, 'joint_steps': 200, 'joint_learning_rate': 0.02})
   c.training.update({'batch_size': 8, 'repeat': 2, 'checkpoint_every': 2})
   c.sample.update({'support': 5, 'candidates': 3, 'steps': 2})
   c.compare.update({'tasks': 4, 'parts': ('new_classes', 'new_view'), 'steps': (0, 20)})
+  c.compare.trained = 2
   return c
 
 
@@ -59,8 +65,9 @@ def test_every_start_is_judged_on_every_part(ran):
   assert len(found.tasks) == 6 and set(results) == {'new_classes', 'new_view'}
   for methods in results.values():
     assert {'random', 'best of the zoo', 'hypernetwork, task', 'generator'} <= set(methods)
-    for seen in methods.values():
-      assert seen['all'].shape[0] == 4 and seen['all'].shape[1] in (1, 3)
+    for method, seen in methods.items():
+      count = 2 if method.startswith('trained') else seen['all'].shape[1]
+      assert seen['all'].shape == (4, count) and count in (1, 2, 3)
       assert seen['best curve'].shape == seen['single curve'].shape == (2, 4)
       # The curve of the chosen candidate starts where that candidate stands.
       np.testing.assert_allclose(seen['best curve'][0], seen['best'], atol=1e-6)
@@ -78,6 +85,19 @@ def test_the_first_weights_of_the_zoo_are_one_start(ran):
   _, _, found, _, _, results = ran
   shared = results['new_classes']['shared first weights']['all']
   assert shared.shape == (4, 1) and np.ptp(found.vectors, axis=0).max() > 0
+
+
+def test_baselines_learn_from_the_tasks_of_the_zoo(ran, capsys):
+  config, task, _, path, _, results = ran
+  for methods in results.values():
+    means, start = methods['joint body, class means'], methods['joint body, new head']
+    assert means['best'].mean() > 0.6 and start['best'].mean() == pytest.approx(1 / 3, abs=0.01)
+    # Networks with more images of the task are better than those that ten shots leave.
+    ceiling = methods['trained on 12 images a class']['best'].mean()
+    assert ceiling > methods['random']['best curve'][1].mean()
+  again = train_baselines.run(config, task, str(path))
+  assert set(again) == {'reptile', 'joint'} and 'step' not in capsys.readouterr().err
+  assert np.abs(again['reptile'] - zoo_task.first_weights(config, task)).max() > 0.01
 
 
 def test_a_finished_training_is_not_repeated(ran, capsys):
@@ -145,3 +165,34 @@ def test_tables_of_several_seeds(ran, tmp_path):
   assert out.with_suffix('.svg').read_text().startswith('<?xml')
   with pytest.raises(FileNotFoundError, match=r'run experiments\.compare_starts'):
     starts_table.main([str(tmp_path)])
+
+
+def test_checks_and_novelty_of_a_generator(ran, tmp_path):
+  config, task, found, path, _, results = ran
+  parts = check_generator.run(config, task, found, str(path))
+  own = parts['new_classes'].checks['hypernetwork, task'].accuracy['own']
+  np.testing.assert_allclose(own, results['new_classes']['hypernetwork, task']['best'], atol=1e-6)
+  accuracy = parts['new_view'].checks['generator'].accuracy
+  assert {'own', 'shuffled', 'permuted', 'unconditional'} <= set(accuracy)
+  assert np.abs(accuracy['own'] - accuracy['unconditional']).max() > 0
+  values = parts['new_view'].novelty
+  assert values['distance to the zoo', 'samples', 'corrected'].shape == (4,)
+  sampled = results['new_view']['generator']['all'].mean(1)
+  np.testing.assert_allclose(values['accuracy', 'samples', ''], sampled, atol=1e-6)
+  with open(path / 'checks.json', encoding='utf-8') as file:
+    rows = json.load(file)['parts']['new_classes']
+  assert rows['checks']['generator']['verdicts'][3]['check'] == 'condition helps'
+  assert rows['verdict'].split(':')[0] in ('new', 'near the zoo', 'copies')
+  assert (path / 'novelty.png').is_file() and (path / 'novelty.svg').is_file()
+  # Two seeds that agree are one seed, with wider intervals.
+  checks_table.main([str(path), str(path), f'--out={tmp_path / "checks.md"}'])
+  text = (tmp_path / 'checks.md').read_text()
+  assert '**new classes, novelty**' in text and text.count('failed checks:') == 4
+  both = checks_table.stack([checks_table.load(path)] * 2)['new_view']
+  assert both.checks['generator'].rows()[0]['mean'] == pytest.approx(accuracy['own'].mean())
+  assert both.novelty['accuracy', 'samples', ''].shape == (2, 4)
+  with pytest.raises(FileNotFoundError, match=r'run experiments\.check_generator'):
+    checks_table.load(tmp_path)
+  del parts['new_view'].checks['generator']
+  with pytest.raises(ValueError, match='one configuration'):
+    checks_table.stack([parts, checks_table.load(path)])

@@ -1,0 +1,91 @@
+"""Trains first weights that are the same for all tasks: meta-learned ones, and a joint body.
+
+  python -m experiments.train_baselines --config=configs/generate.py --workdir=runs/generate
+
+Needs no networks: the tasks are those of the zoo's part of the split, `generator.fresh_tasks` of
+them, with training images. `experiments.compare_starts` calls it for what is missing. Every
+baseline has a directory WORKDIR/baseline-NAME, is resumed, and not repeated once it is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dapt_jax.training import seeds
+from dapt_jax.types import Params
+from dapt_jax.weights import joint, meta, recalibration
+from experiments import flags, generation, train_generator, zoo_task
+
+_STATISTICS = 2000  # images that statistics of BatchNorm are taken from
+
+
+def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, path: Any) -> Params:
+  """Meta-learned first weights f32[size]."""
+  c = config.baselines
+  recipe = zoo_task.recipe(config)
+  inner = dataclasses.replace(recipe, steps=c.inner_steps, group=config.training.batch_size)
+  settings = meta.Settings(method, inner, c.learning_rate, c.steps)
+  made = meta.make(settings, task.flat, meta.head(task.model))
+  key = seeds.key(config.seed, method)
+  return train_generator.fit(
+    *(config, path, 'baselines', made.update),
+    made.init(zoo_task.first_weights(config, task), key),
+    meta.episodes(inner.group, config.sample.support),
+    (jnp.asarray(rows), jnp.asarray(task.bank.images)),
+    c.steps,
+  ).params
+
+
+def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -> Params:
+  """First weights f32[size] with a jointly trained body and a head of zeros."""
+  c, split = config.baselines, task.bank.split
+  settings = joint.Settings(
+    len(split.views), split.source_classes, c.joint_learning_rate, c.joint_steps
+  )
+  made = joint.make(settings, task.model)
+  start = made.init(seeds.key(config.seed, 'joint'))
+  variables = train_generator.fit(
+    *(config, path, 'baselines', made.update, start, joint.draw(c.joint_batch), data),
+    c.joint_steps,
+  ).params
+  some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
+  variables = recalibration.recalibrate(made.model, variables, some)
+  return task.flat.ravel(joint.with_zeros(task.model, variables))
+
+
+def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> dict[str, jax.Array]:
+  """Trains what is not trained yet; {method: first weights f32[size]}."""
+  count = config.generator.fresh_tasks
+  rows = zoo_task.fresh_rows(config, task, count)
+  out = {}
+  for method in config.baselines.methods:
+    path = pathlib.Path(workdir) / f'baseline-{method}'
+    if method == 'joint':
+      data = joint.labelled(
+        zoo_task.fresh_tasks(config, task, count), rows, jnp.asarray(task.bank.images)
+      )
+      out[method] = body(config, task, data, path)
+    else:
+      out[method] = learn(config, task, method, rows, path)
+  return out
+
+
+def main(config: Any, workdir: str, overwrite: bool) -> None:
+  """Trains the baselines and says what they cost."""
+  if overwrite:
+    flags.clear(pathlib.Path(workdir).glob('baseline-*'))
+  task = zoo_task.load(config)
+  start = time.process_time()
+  found = run(config, task, workdir)
+  print(f'{", ".join(found)}: {time.process_time() - start:.0f} CPU-seconds')
+
+
+if __name__ == '__main__':
+  flags.run(main, generation)
