@@ -31,7 +31,6 @@ _NOISE = 0.3
 #: How tables call what is trained for all tasks.
 NAMES = {
   'reptile': 'Reptile',
-  'maml': 'MAML, first order',
   'anil': 'ANIL, first order',
   'joint': 'joint body, new head',
 }
@@ -115,7 +114,7 @@ class Starts:
     """What was learned for all tasks, and networks trained on each with more images."""
     shape = (len(held.tasks), 1, self.task.flat.size)
     spread = lambda name: jnp.broadcast_to(self.baselines[name], shape)
-    chosen = self.config.baselines.methods
+    chosen = self.config.compare.baselines
     made: dict[str, Callable[[], jax.Array]]
     made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
     if 'joint' in chosen:

@@ -80,15 +80,20 @@ SCHEMA: config_lib.Schema = {
   ),
   'hypernetwork.learning_rate': Rule(float, above=0),
   'hypernetwork.steps': _count,
-  'baselines.methods': Rule(
-    tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
-  ),
-  'baselines.inner_steps': Rule(int, min=1, help='of zoo.learning_rate, on the images of a task'),
-  'baselines.learning_rate': Rule(float, above=0, help='of the outer steps'),
-  'baselines.steps': Rule(int, min=1, help='outer steps'),
-  'baselines.joint_batch': Rule(int, min=1, help='images a batch of the joint training'),
-  'baselines.joint_learning_rate': Rule(float, above=0),
-  'baselines.joint_steps': _count,
+  **{
+    f'{method}.{field}': rule
+    for method in meta.METHODS
+    for field, rule in {
+      'inner_steps': Rule(
+        int, min=1, help='of zoo.learning_rate, on sample.support images a class'
+      ),
+      'learning_rate': Rule(float, above=0, help='of the outer steps'),
+      'steps': Rule(int, min=1, help='outer steps, on training.batch_size tasks each'),
+    }.items()
+  },
+  'joint.batch_size': Rule(int, min=1, help='images a batch'),
+  'joint.learning_rate': Rule(float, above=0),
+  'joint.steps': _count,
   'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
   'training.repeat': Rule(int, min=1, help='updates in one call of the compiled program'),
   'training.checkpoint_every': Rule(int, min=1, help='calls'),
@@ -100,6 +105,9 @@ SCHEMA: config_lib.Schema = {
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
   'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
+  'compare.baselines': Rule(
+    tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
+  ),
   'compare.trained': Rule(int, min=2, help='networks trained on every held-out task, as a ceiling'),
 }
 
@@ -192,15 +200,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'learning_rate': 1e-3,
     'steps': 4000,
   },
-  'baselines': {
-    'methods': (*meta.METHODS, 'joint'),
-    'inner_steps': 20,
-    'learning_rate': 3e-3,
-    'steps': 2000,
-    'joint_batch': 128,
-    'joint_learning_rate': 3e-3,
-    'joint_steps': 20000,
-  },
+  'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 2000},
+  'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 2000},
+  'joint': {'batch_size': 128, 'learning_rate': 3e-3, 'steps': 20000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,
@@ -213,6 +215,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'tasks': 100,
     'parts': ('new_classes', 'new_view'),
     'steps': (0, 1, 5, 10, 20, 50, 100, 300),
+    'baselines': (*meta.METHODS, 'joint'),
     'trained': 4,
   },
 }

@@ -28,14 +28,14 @@ _STATISTICS = 2000  # images that statistics of BatchNorm are taken from
 
 def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, path: Any) -> Params:
   """Meta-learned first weights f32[size]."""
-  c = config.baselines
+  c = config[method]
   recipe = zoo_task.recipe(config)
   inner = dataclasses.replace(recipe, steps=c.inner_steps, group=config.training.batch_size)
   settings = meta.Settings(method, inner, c.learning_rate, c.steps)
   made = meta.make(settings, task.flat, meta.head(task.model))
   key = seeds.key(config.seed, method)
   return train_generator.fit(
-    *(config, path, 'baselines', made.update),
+    *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
     meta.episodes(inner.group, config.sample.support),
     (jnp.asarray(rows), jnp.asarray(task.bank.images)),
@@ -45,15 +45,12 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
 
 def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -> Params:
   """First weights f32[size] with a jointly trained body and a head of zeros."""
-  c, split = config.baselines, task.bank.split
-  settings = joint.Settings(
-    len(split.views), split.source_classes, c.joint_learning_rate, c.joint_steps
-  )
+  c, split = config.joint, task.bank.split
+  settings = joint.Settings(len(split.views), split.source_classes, c.learning_rate, c.steps)
   made = joint.make(settings, task.model)
   start = made.init(seeds.key(config.seed, 'joint'))
   variables = train_generator.fit(
-    *(config, path, 'baselines', made.update, start, joint.draw(c.joint_batch), data),
-    c.joint_steps,
+    *(config, path, 'joint', made.update, start, joint.draw(c.batch_size), data, c.steps),
   ).params
   some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
   variables = recalibration.recalibrate(made.model, variables, some)
@@ -65,7 +62,7 @@ def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> dict[str, jax.Arra
   count = config.generator.fresh_tasks
   rows = zoo_task.fresh_rows(config, task, count)
   out = {}
-  for method in config.baselines.methods:
+  for method in config.compare.baselines:
     path = pathlib.Path(workdir) / f'baseline-{method}'
     if method == 'joint':
       data = joint.labelled(

