@@ -200,9 +200,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'learning_rate': 1e-3,
     'steps': 4000,
   },
-  'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 2000},
+  'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 1000},
   'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 2000},
-  'joint': {'batch_size': 128, 'learning_rate': 3e-3, 'steps': 20000},
+  'joint': {'batch_size': 128, 'learning_rate': 3e-3, 'steps': 5000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,
