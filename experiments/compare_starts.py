@@ -101,7 +101,7 @@ class Starts:
   @functools.cached_property
   def baselines(self) -> dict[str, jax.Array]:
     """{method: first weights f32[size]} for all tasks."""
-    return train_baselines.run(self.config, self.task, self.workdir)
+    return train_baselines.run(self.config, self.task, self.zoo, self.workdir)
 
   def class_means(self, support: np.ndarray) -> jax.Array:
     """f32[T, 1, size], the jointly trained body with heads of class means."""

@@ -2,9 +2,10 @@
 
   python -m experiments.train_baselines --config=configs/generate.py --workdir=runs/generate
 
-Needs no networks: the tasks are those of the zoo's part of the split, `generator.fresh_tasks` of
-them, with training images. `experiments.compare_starts` calls it for what is missing. Every
-baseline has a directory WORKDIR/baseline-NAME, is resumed, and not repeated once it is done.
+Meta-learning sees the tasks that hypernetworks see, those of the zoo and fresh ones, distorted
+likewise; the joint body the images of the zoo's tasks. `experiments.compare_starts` calls it for
+what is missing. Every baseline has a directory WORKDIR/baseline-NAME, is resumed, and not repeated
+once it is done.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import numpy as np
 from dapt_jax.training import seeds
 from dapt_jax.types import Params
 from dapt_jax.weights import joint, meta, recalibration
-from experiments import flags, generation, train_generator, zoo_task
+from dapt_jax.weights import zoo as zoo_lib
+from experiments import build_zoo, flags, generation, train_generator, zoo_task
 
 _STATISTICS = 2000  # images that statistics of BatchNorm are taken from
 
@@ -37,7 +39,7 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
   return train_generator.fit(
     *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
-    meta.episodes(inner.group, config.sample.support),
+    meta.episodes(inner.group, config.sample.support, config.fresh.warped),
     (jnp.asarray(rows), jnp.asarray(task.bank.images)),
     c.steps,
   ).params
@@ -57,17 +59,17 @@ def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -
   return task.flat.ravel(joint.with_zeros(task.model, variables))
 
 
-def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> dict[str, jax.Array]:
+def run(
+  config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str
+) -> dict[str, jax.Array]:
   """Trains what is not trained yet; {method: first weights f32[size]}."""
-  count = config.generator.fresh_tasks
-  rows = zoo_task.fresh_rows(config, task, count)
+  own, fresh = zoo_task.training_rows(config, task, found), zoo_task.fresh_rows(config, task)
+  rows = own if fresh is None else np.concatenate([own, fresh])
+  data = joint.labelled(found.tasks, own, jnp.asarray(task.bank.images))
   out = {}
   for method in config.compare.baselines:
     path = pathlib.Path(workdir) / f'baseline-{method}'
     if method == 'joint':
-      data = joint.labelled(
-        zoo_task.fresh_tasks(config, task, count), rows, jnp.asarray(task.bank.images)
-      )
       out[method] = body(config, task, data, path)
     else:
       out[method] = learn(config, task, method, rows, path)
@@ -79,9 +81,10 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   if overwrite:
     flags.clear(pathlib.Path(workdir).glob('baseline-*'))
   task = zoo_task.load(config)
+  found = build_zoo.run(config, task, workdir)
   start = time.process_time()
-  found = run(config, task, workdir)
-  print(f'{", ".join(found)}: {time.process_time() - start:.0f} CPU-seconds')
+  trained = run(config, task, found, workdir)
+  print(f'{", ".join(trained)}: {time.process_time() - start:.0f} CPU-seconds')
 
 
 if __name__ == '__main__':

@@ -37,7 +37,8 @@ def tiny():
   c.model.options = {'widths': (6,)}
   c.zoo.update({'size': 6, 'per_class': 12, 'test_per_class': 20, 'shard': 4, 'steps': 60})
   c.autoencoder.update({'latent': 5, 'hidden': (16,), 'probes': 4, 'steps': 6, 'gate': 0.0})
-  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6, 'fresh_tasks': 9})
+  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
+  c.fresh.update({'tasks': 9})
   c.hypernetwork.update({'hidden': (16,), 'variants': ('task',), 'steps': 40})
   c.reptile.update({'inner_steps': 3, 'learning_rate': 0.02, 'steps': 20})
   c.joint.update({'learning_rate': 0.02, 'steps': 200})
@@ -87,14 +88,14 @@ def test_the_first_weights_of_the_zoo_are_one_start(ran):
 
 
 def test_baselines_learn_from_the_tasks_of_the_zoo(ran, capsys):
-  config, task, _, path, _, results = ran
+  config, task, found, path, _, results = ran
   for methods in results.values():
     means, start = methods['joint body, class means'], methods['joint body, new head']
     assert means['best'].mean() > 0.6 and start['best'].mean() == pytest.approx(1 / 3, abs=0.01)
     # Networks with more images of the task are better than those that ten shots leave.
     ceiling = methods['trained on 12 images a class']['best'].mean()
     assert ceiling > methods['random']['best curve'][1].mean()
-  again = train_baselines.run(config, task, str(path))
+  again = train_baselines.run(config, task, found, str(path))
   assert set(again) == {'reptile', 'joint'} and 'step' not in capsys.readouterr().err
   assert np.abs(again['reptile'] - zoo_task.first_weights(config, task)).max() > 0.01
 
