@@ -208,7 +208,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 1000},
   'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 2000},
-  'joint': {'batch_size': 128, 'learning_rate': 3e-3, 'steps': 5000},
+  'joint': {'batch_size': 128, 'learning_rate': 1e-2, 'steps': 5000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,

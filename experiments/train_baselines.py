@@ -3,9 +3,9 @@
   python -m experiments.train_baselines --config=configs/generate.py --workdir=runs/generate
 
 Meta-learning sees the tasks that hypernetworks see, those of the zoo and fresh ones, distorted
-likewise; the joint body the images of the zoo's tasks. `experiments.compare_starts` calls it for
-what is missing. Every baseline has a directory WORKDIR/baseline-NAME, is resumed, and not repeated
-once it is done.
+likewise; the joint body sees the images of the zoo's tasks, distorted one by one. Every baseline
+has a directory WORKDIR/baseline-NAME, is resumed, and not repeated once it is done;
+`experiments.compare_starts` calls it for what is missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,16 @@ def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -
   made = joint.make(settings, task.model)
   start = made.init(seeds.key(config.seed, 'joint'))
   variables = train_generator.fit(
-    *(config, path, 'joint', made.update, start, joint.draw(c.batch_size), data, c.steps),
+    *(
+      config,
+      path,
+      'joint',
+      made.update,
+      start,
+      joint.draw(c.batch_size, config.fresh.warped),
+      data,
+      c.steps,
+    ),
   ).params
   some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
   variables = recalibration.recalibrate(made.model, variables, some)

@@ -20,12 +20,13 @@ import optax
 
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import task as task_lib
+from dapt_jax.tasks import warps
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 
 
 class Labelled(NamedTuple):
-  """Images with a view and a class; also a batch of them, where `rows` are the images.
+  """Images with a view and a class.
 
   Attributes:
     images: f32[n, H, W, C], of everything.
@@ -56,12 +57,21 @@ def labelled(tasks: Sequence[task_lib.Task], rows: np.ndarray, images: jax.Array
   return Labelled(images, *(jnp.asarray(a, jnp.int32) for a in (found, view[found], label[found])))
 
 
-def draw(batch_size: int) -> Callable[[Labelled, PRNGKey], Labelled]:
-  """Random batches, as `training.repeated` asks for."""
+def draw(batch_size: int, warped: float = 0.0) -> Callable[[Labelled, PRNGKey], Labelled]:
+  """Random batches, as `training.repeated` asks for.
+
+  Args:
+    batch_size: images.
+    warped: share of them that is distorted (`tasks.warps`), each in its own way.
+  """
 
   def batch(data: Labelled, key: PRNGKey) -> Labelled:
-    chosen = jax.random.randint(key, (batch_size,), 0, len(data.rows))
-    return data._replace(rows=data.rows[chosen], view=data.view[chosen], label=data.label[chosen])
+    of_images, of_warps = jax.random.split(key)
+    chosen = jax.random.randint(of_images, (batch_size,), 0, len(data.rows))
+    pictures = data.images[data.rows[chosen]]
+    if warped:
+      (pictures,) = warps.of_tasks(of_warps, warped, pictures)
+    return Labelled(pictures, jnp.arange(batch_size), data.view[chosen], data.label[chosen])
 
   return batch
 
@@ -79,7 +89,7 @@ class Settings:
 
   views: int
   classes: int
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-2
   steps: int = 5000
 
 
