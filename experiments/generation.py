@@ -147,6 +147,12 @@ def check(config: Any) -> None:
       f'zoo.per_class={config.zoo.per_class} images to draw conditions from; lower one, raise the '
       'other'
     )
+  learned = sorted(set(config.compare.baselines) & set(meta.METHODS))
+  if learned and 2 * config.sample.support > config.zoo.per_class:
+    raise config_lib.ConfigError(
+      f'{learned} of compare.baselines take twice sample.support={config.sample.support} images a '
+      f'class, but zoo.per_class is {config.zoo.per_class}; leave them out, or change one of these'
+    )
 
 
 _SECTIONS: dict[str, dict[str, Any]] = {
@@ -207,7 +213,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'steps': 4000,
   },
   'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 1000},
-  'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 2000},
+  'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 1000},
   'joint': {'batch_size': 128, 'learning_rate': 1e-2, 'steps': 5000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {

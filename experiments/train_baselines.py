@@ -39,7 +39,7 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
   return train_generator.fit(
     *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
-    meta.episodes(inner.group, config.sample.support, config.fresh.warped),
+    meta.episodes(inner.group, config.sample.support),
     (jnp.asarray(rows), jnp.asarray(task.bank.images)),
     c.steps,
   ).params
@@ -72,9 +72,8 @@ def run(
   config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str
 ) -> dict[str, jax.Array]:
   """Trains what is not trained yet; {method: first weights f32[size]}."""
-  own, fresh = zoo_task.training_rows(config, task, found), zoo_task.fresh_rows(config, task)
-  rows = own if fresh is None else np.concatenate([own, fresh])
-  data = joint.labelled(found.tasks, own, jnp.asarray(task.bank.images))
+  rows = zoo_task.training_rows(config, task, found)
+  data = joint.labelled(found.tasks, rows, jnp.asarray(task.bank.images))
   out = {}
   for method in config.compare.baselines:
     path = pathlib.Path(workdir) / f'baseline-{method}'

@@ -61,6 +61,13 @@ def ran(tmp_path_factory):
   return config, task, found, path, arrays, results
 
 
+def test_meta_learning_needs_images_to_ask_about():
+  config = tiny()
+  config.sample.support = 7
+  with pytest.raises(ValueError, match=r"\['reptile'\] of compare\.baselines take twice"):
+    generation.check(config)
+
+
 def test_every_start_is_judged_on_every_part(ran):
   _, _, found, path, _, results = ran
   assert len(found.tasks) == 6 and set(results) == {'new_classes', 'new_view'}

@@ -20,7 +20,7 @@ import optax
 from jax import lax
 
 from dapt_jax.models import model as model_lib
-from dapt_jax.tasks import resample, warps
+from dapt_jax.tasks import resample
 from dapt_jax.training import learner
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import members
@@ -137,13 +137,12 @@ def _cross_entropy(flat: members.Flat, vectors: jax.Array, batch: Episodes) -> j
   return jax.vmap(one)(vectors, batch.query).mean()
 
 
-def episodes(count: int, k: int, warped: float = 0.0) -> Callable[..., Episodes]:
+def episodes(count: int, k: int) -> Callable[..., Episodes]:
   """Draws of `count` tasks with k support images a class, as `training.repeated` asks for.
 
   Args:
     count: tasks.
     k: support images a class; as many others are the query.
-    warped: share of the tasks that are distorted (`tasks.warps`).
 
   Returns:
     `draw((rows i32[T, classes, K], images f32[n, H, W, C]), key) -> Episodes`.
@@ -151,13 +150,9 @@ def episodes(count: int, k: int, warped: float = 0.0) -> Callable[..., Episodes]
 
   def draw(data: tuple[jax.Array, jax.Array], key: PRNGKey) -> Episodes:
     rows, images = data
-    of_tasks, of_images, of_warps = jax.random.split(key, 3)
+    of_tasks, of_images = jax.random.split(key)
     chosen = rows[jax.random.randint(of_tasks, (count,), 0, len(rows))]
-    pictures = images[resample.images(of_images, chosen, 2 * k)]
-    if warped:
-      (pictures,) = warps.of_tasks(of_warps, warped, pictures)
-    place = jnp.arange(count * rows.shape[1] * 2 * k).reshape(count, rows.shape[1], 2 * k)
-    own = pictures.reshape(-1, *images.shape[1:])
-    return Episodes(own, place[:, :, :k], place[:, :, k:])
+    found = resample.images(of_images, chosen, 2 * k)
+    return Episodes(images, found[:, :, :k], found[:, :, k:])
 
   return draw
