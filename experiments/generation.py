@@ -47,8 +47,10 @@ SCHEMA: config_lib.Schema = {
   'zoo.batch_size': _count,
   'zoo.learning_rate': Rule(float, above=0, help='of Adam'),
   'zoo.group': Rule(int, min=1, help='networks side by side in one program'),
-  'autoencoder.latent': _count,
-  'autoencoder.hidden': Rule(tuple, min=1, items=_count),
+  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.width': _count,
+  'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
   'autoencoder.latent_noise': Rule(float, min=0),
   'autoencoder.kl': Rule(float, min=0),
@@ -77,7 +79,8 @@ SCHEMA: config_lib.Schema = {
   'fresh.warped': Rule(
     float, min=0, max=1, help='share of them that is turned, slanted, stretched'
   ),
-  'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
+  'hypernetwork.width': _count,
+  'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
     tuple,
     min=1,
@@ -157,8 +160,10 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'group': 32,
   },
   'autoencoder': {
-    'latent': 192,
-    'hidden': (512, 256),
+    'latent': 112,
+    'per_class': 16,
+    'width': 192,
+    'blocks': 1,
     'noise': 0.02,
     'latent_noise': 0.0,
     'kl': 1e-4,
@@ -171,7 +176,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
-    'width': 512,
+    'width': 192,
     'blocks': 3,
     'task': 3.0,
     'fresh': 3.0,
@@ -183,7 +188,8 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
-    'hidden': (512, 512),
+    'width': 192,
+    'blocks': 2,
     'variants': tuple(HYPERNETWORKS),
     'learning_rate': 1e-3,
     'steps': 4000,

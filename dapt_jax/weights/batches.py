@@ -35,22 +35,21 @@ Draw = Callable[[Data, PRNGKey], Any]
 
 
 def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
-  """The condition of images: moments of their pixels, class after class.
+  """The condition of images: moments of their pixels, a row for every class.
 
   Args:
     images: f32[n, H, W, C].
     rows: i32[B, classes, k].
 
   Returns:
-    f32[B, classes * 2 H W C].
+    f32[B, classes, 2 H W C].
   """
   return describe(images[rows])
 
 
 def describe(pictures: jax.Array) -> jax.Array:
-  """The condition of pictures f32[B, classes, k, H, W, C], f32[B, classes * 2 H W C]."""
-  features = pictures.reshape(*pictures.shape[:3], -1)
-  return conditions.moments(features).reshape(len(pictures), -1)
+  """The condition of pictures f32[B, classes, k, H, W, C], f32[B, classes, 2 H W C]."""
+  return conditions.moments(pictures.reshape(*pictures.shape[:3], -1))
 
 
 def of_autoencoder(batch_size: int, probes: int) -> Draw:
