@@ -151,7 +151,8 @@ def test_classes_that_are_exchanged_exchange_their_weights():
   net = slots.Slots(width=16, blocks=2, shared=5, per_slot=4)
   told = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3, 4)), jnp.float32)
   params = net.init(jax.random.key(0), None, told)
-  params['params']['places'] = jnp.zeros_like(params['params']['places'])
+  for name in ('places', 'ordered'):  # what may tell the classes apart
+    params['params'][name] = jax.tree.map(jnp.zeros_like, params['params'][name])
   order = jnp.array([2, 0, 1])
   (shared, own), (same, other) = (net.apply(params, None, t) for t in (told, told[:, order]))
   np.testing.assert_allclose(same, shared, atol=1e-5)

@@ -1,8 +1,8 @@
 """Networks of a shared vector and slots, one a class: what is learned for one holds for all.
 
 Sums over the slots are the only way from one to another, so exchanging slots exchanges results
-(Zaheer et al., "Deep Sets", 2017, theorem 2), but for what a learned table of places adds: networks
-that started from one initialisation have a last layer whose rows differ from class to class.
+(Zaheer et al., "Deep Sets", 2017, theorem 2), but for what the layers `places` and `ordered` add:
+networks of one initialisation have a last layer whose rows differed before any data were seen.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Slots(nn.Module):
     common = nn.Dense(self.width, name='common')(middle)
     own = own + common
     own = own + self.param('places', layers.table_normal, (slots.shape[1], self.width))
-    whole = common[:, 0]
+    whole = common[:, 0] + nn.Dense(self.width, name='ordered')(slots.reshape(len(slots), -1))
     if shared is not None:
       whole = whole + nn.Dense(self.width, name='shared')(shared)
     for i in range(1, self.blocks + 1):
