@@ -21,6 +21,7 @@ class Data(NamedTuple):
     rows: i32[N, classes, K], training images of every network's task, rows of `images`.
     images: f32[n, H, W, C].
     fresh: i32[F, classes, K], training images of tasks that no network was trained on, or None.
+    widths: f32[N, W], one-hot: which of W widths every network has; None where all are alike.
   """
 
   codes: jax.Array
@@ -28,6 +29,7 @@ class Data(NamedTuple):
   rows: jax.Array
   images: jax.Array
   fresh: jax.Array | None = None
+  widths: jax.Array | None = None
 
 
 #: `draw(data, key) -> batch`, what `training.repeated` asks for.
@@ -48,14 +50,25 @@ def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
   return conditions.moments(shown).reshape(rows.shape[0], -1)
 
 
+def tell(condition: jax.Array, widths: jax.Array | None) -> jax.Array:
+  """The condition f32[B, C] with the width f32[B, W] that is wanted behind it, if there is one."""
+  return condition if widths is None else jnp.concatenate([condition, widths], axis=1)
+
+
+def ask(images: jax.Array, widths: jax.Array | None) -> Any:
+  """What `Outputs` are asked about: images, and of which width the network is, if that differs."""
+  return images if widths is None else (images, widths)
+
+
 def of_autoencoder(batch_size: int, probes: int) -> Draw:
   """Batches `(codes, images to probe networks with, or None)`."""
 
-  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, jax.Array | None]:
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, Any]:
     chosen, rows, key = _members(data, batch_size, key)
     if not probes:
       return data.codes[chosen], None
-    return data.codes[chosen], data.images[_any(rows, probes, key)[0]]
+    probed = data.images[_any(rows, probes, key)[0]]
+    return data.codes[chosen], ask(probed, _widths(data, chosen))
 
   return draw
 
@@ -72,7 +85,8 @@ def of_generator(batch_size: int, k: int, shown: int) -> Draw:
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, Any]]:
     assert data.latents is not None
     chosen, rows, key = _members(data, batch_size, key)
-    more = _told(data.images, rows, k, shown, *jax.random.split(key))
+    widths = _widths(data, chosen)
+    more = _told(data.images, rows, widths, k, shown, *jax.random.split(key))
     if data.fresh is not None:
       more['fresh'] = _fresh(data, data.fresh, batch_size, k, shown, jax.random.fold_in(key, 1))
     return data.latents[chosen], more
@@ -85,18 +99,28 @@ def _fresh(
 ) -> dict[str, Any]:
   """Tasks without a network; `key` [B] is for the noise that latents are made of."""
   keys = jax.random.split(key, 4)
-  mine = rows[jax.random.randint(keys[0], (size,), 0, len(rows))]
-  told = _told(data.images, mine, k, shown, keys[2], keys[1])
+  mine, widths = rows[jax.random.randint(keys[0], (size,), 0, len(rows))], None
+  if data.widths is not None:  # every task can be asked for in every width
+    count = data.widths.shape[1]
+    of_width = jax.random.fold_in(keys[0], 1)
+    widths = jax.nn.one_hot(jax.random.randint(of_width, (size,), 0, count), count)
+  told = _told(data.images, mine, widths, k, shown, keys[2], keys[1])
   return {**told, 'key': jax.random.split(keys[3], size)}
 
 
 def _told(
-  images: jax.Array, rows: jax.Array, k: int, shown: int, of_condition: PRNGKey, of_images: PRNGKey
+  images: jax.Array,
+  rows: jax.Array,
+  widths: jax.Array | None,
+  k: int,
+  shown: int,
+  of_condition: PRNGKey,
+  of_images: PRNGKey,
 ) -> dict[str, Any]:
   """What a generator is told of tasks i32[B, classes, K], and images that it is asked about."""
   seen, labels = _any(rows, shown, of_images)
-  given = condition(images, resample.images(of_condition, rows, k))
-  return {'condition': given, 'images': images[seen], 'labels': labels}
+  given = tell(condition(images, resample.images(of_condition, rows, k)), widths)
+  return {'condition': given, 'images': ask(images[seen], widths), 'labels': labels}
 
 
 def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
@@ -104,7 +128,8 @@ def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
 
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, ...]:
     chosen, rows, key = _members(data, batch_size, key)
-    told = _told(data.images, rows, k, shown, *jax.random.split(key))
+    widths = _widths(data, chosen)
+    told = _told(data.images, rows, widths, k, shown, *jax.random.split(key))
     return told['condition'], data.codes[chosen], told['images'], told['labels']
 
   return draw
@@ -115,6 +140,10 @@ def _members(data: Data, size: int, key: PRNGKey) -> tuple[jax.Array, jax.Array,
   own, rest = jax.random.split(key)
   chosen = jax.random.randint(own, (size,), 0, len(data.codes))
   return chosen, data.rows[chosen], rest
+
+
+def _widths(data: Data, chosen: jax.Array) -> jax.Array | None:
+  return None if data.widths is None else data.widths[chosen]
 
 
 def _any(rows: jax.Array, count: int, key: PRNGKey) -> tuple[jax.Array, jax.Array]:
