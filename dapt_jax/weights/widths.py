@@ -78,16 +78,19 @@ def make(models: Sequence[model_lib.Model]) -> Widths:
 
 def _check_shapes(widest: Params, narrow: Params, model: model_lib.Model) -> None:
   what = f'{model.name!r} with {model.config} does not fit into the widest network: '
-  shape_of = jax.tree_util.tree_structure
-  if shape_of(widest) != shape_of(narrow):
-    raise ValueError(what + 'it has other parameters; vary widths only')
-  pairs = zip(jax.tree_util.tree_leaves_with_path(narrow), jax.tree.leaves(widest))
-  for (path, small), large in pairs:
-    if any(n > most for n, most in zip(small.shape, large.shape)):
+  small, large = _named(narrow), _named(widest)
+  if set(small) != set(large):
+    raise ValueError(f'{what}only one has {sorted(set(small) ^ set(large))}; vary widths only')
+  for name, shape in small.items():
+    if any(n > most for n, most in zip(shape, large[name])):
       raise ValueError(
-        f'{what}{jax.tree_util.keystr(path)} has shape {small.shape}, there {large.shape}; give '
-        'the widest network first'
+        f'{what}{name} has shape {shape}, there {large[name]}; give the widest network first'
       )
+
+
+def _named(shapes: Params) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(shapes)
+  return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
 
 
 def _check_function(made: Widths, model: model_lib.Model) -> None:
