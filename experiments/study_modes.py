@@ -107,7 +107,7 @@ def markdown(rows: list[tuple[str, Results, float]]) -> str:
     lines += [f'**{part}**, one / best on support / ensemble', '']
     lines += ['| zoo | gate | ' + ' | '.join(titles) + ' |', '| --- ' * (2 + len(titles)) + '|']
     for name, results, gate in rows:
-      cells = [f'{gate:.2f}']
+      cells = [f'{gate:.0%}']
       for loss, hypernetwork in _LOSSES.items():
         cells += _cells(results[part][loss], hypernetwork)
       lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
