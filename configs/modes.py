@@ -18,7 +18,7 @@ def get_config(mode='shared'):
   c.title = f'Several modes for every task: {mode}'
   c.zoo.size = 2000
   c.autoencoder.steps, c.autoencoder.gate = 2000, 0.0
-  c.generator.steps, c.generator.fresh = 2000, 0.0
+  c.generator.steps, c.fresh.tasks = 2000, 0
   c.hypernetwork.steps, c.hypernetwork.variants = 1500, ('regression', 'both')
   c.compare.tasks, c.compare.steps = 50, (0,)
   return study_modes.changed(c, mode)

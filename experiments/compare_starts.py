@@ -50,31 +50,31 @@ class Starts:
     self.arrays = trained.Arrays.load(root / 'generator')
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
-    size = self.codec.shape[0]
-    coder = train_generator.coder_of(config, size, outputs)
-    none = jnp.zeros((0, config.autoencoder.latent))
+    parts = train_generator.parts_of(task, self.codec)
+    coder = train_generator.coder_of(config, parts, outputs)
+    none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
-    width = self.conditions(self.rows[:1]).shape[1]
+    shape = self.conditions(self.rows[:1]).shape[1:]
     self.generator = train_generator.generator_of(
-      config, coder, self.arrays.coder, latents, width, outputs
+      config, coder, self.arrays.coder, latents, shape, outputs
     )
     self.hypernetworks = {
-      v: train_generator.hypernetwork_of(config, v, size, outputs)
+      v: train_generator.hypernetwork_of(config, v, parts, outputs)
       for v in config.hypernetwork.variants
     }
 
   @functools.cached_property
   def stored(self) -> np.ndarray:
-    """f32[N, C], conditions of the tasks of the zoo."""
+    """f32[N, classes, C], conditions of the tasks of the zoo."""
     return np.asarray(self.conditions(self.rows))
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of the first `sample.support` images of every class."""
+    """f32[T, classes, C], of the first `sample.support` images of every class."""
     return self.condition(self.images, rows[:, :, : self.config.sample.support])
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of other images, i32[T, classes, k] being their rows."""
+    """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
     given = batches.condition(images, jnp.asarray(rows))
     return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
 

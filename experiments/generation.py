@@ -59,8 +59,10 @@ SCHEMA: config_lib.Schema = {
   'autoencoder.scale': Rule(
     str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
   ),
-  'autoencoder.latent': _count,
-  'autoencoder.hidden': Rule(tuple, min=1, items=_count),
+  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.width': _count,
+  'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
   'autoencoder.latent_noise': Rule(float, min=0),
   'autoencoder.kl': Rule(float, min=0),
@@ -77,13 +79,20 @@ SCHEMA: config_lib.Schema = {
   'generator.blocks': _count,
   'generator.task': Rule(float, min=0, help='weight of the task term'),
   'generator.fresh': Rule(float, min=0, help='weight of the task term on tasks without a network'),
-  'generator.fresh_tasks': Rule(int, min=1, help='how many of these'),
   'generator.shown': Rule(int, min=1, help='images that the task term looks at'),
   'generator.drop_rate': Rule(float, min=0, max=1),
   'generator.ema_decay': Rule(float, min=0, below=1),
   'generator.learning_rate': Rule(float, above=0),
   'generator.steps': _count,
-  'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
+  'fresh.tasks': Rule(
+    int, min=0, help="tasks of the zoo's part that no network is trained on, for the task terms"
+  ),
+  'fresh.mixed': Rule(float, min=0, max=1, help='share of them with a view of its own a class'),
+  'fresh.warped': Rule(
+    float, min=0, max=1, help='share of them that is turned, slanted, stretched'
+  ),
+  'hypernetwork.width': _count,
+  'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
     tuple,
     min=1,
@@ -176,8 +185,10 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'autoencoder': {
     'scale': 'weight',
-    'latent': 192,
-    'hidden': (512, 256),
+    'latent': 112,
+    'per_class': 16,
+    'width': 192,
+    'blocks': 1,
     'noise': 0.02,
     'latent_noise': 0.0,
     'kl': 1e-4,
@@ -190,19 +201,20 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
-    'width': 512,
+    'width': 192,
     'blocks': 3,
     'task': 3.0,
     'fresh': 3.0,
-    'fresh_tasks': 20000,
     'shown': 32,
     'drop_rate': 0.1,
     'ema_decay': 0.999,
     'learning_rate': 1e-3,
     'steps': 6000,
   },
+  'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
-    'hidden': (512, 512),
+    'width': 192,
+    'blocks': 2,
     'variants': tuple(HYPERNETWORKS),
     'learning_rate': 1e-3,
     'steps': 4000,

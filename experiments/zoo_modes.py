@@ -19,8 +19,8 @@ from experiments import zoo_task
 
 #: How often the mean of the networks in their new order becomes the reference.
 _ROUNDS = 5
-#: Tasks whose images activations are compared on, and how many of these.
-_TASKS, _IMAGES = 64, 256
+#: How many images activations are compared on.
+_IMAGES = 256
 
 
 def aligned(
@@ -63,9 +63,7 @@ def _in_order(
   found = _symmetry(task.widths.models[width], jax.tree.map(lambda x: x[0], stack))
   if config.zoo.align == 'activations':
     first = jax.tree.map(lambda x: x[0], cut(known[:1]))
-    rows = zoo_task.fresh_rows(config, task, _TASKS).reshape(-1)
-    chosen = np.random.default_rng(config.seed).choice(rows, _IMAGES)
-    stack, _ = align.align_zoo(found, stack, first, key, (task.bank.images[chosen],))
+    stack, _ = align.align_zoo(found, stack, first, key, (_images(config, task),))
   elif anew:
     first = jax.tree.map(lambda x: x[0], stack)
     stack, _ = align.align_zoo(found, stack, first, key)
@@ -75,6 +73,12 @@ def _in_order(
     stack, _ = align.align_zoo(found, stack, _mean(cut(known)), key)
   whole = lambda variables: task.flat.ravel(task.widths.embed(variables))
   return np.asarray(jax.jit(jax.vmap(whole))(stack))
+
+
+def _images(config: Any, task: zoo_task.ZooTask) -> np.ndarray:
+  """f32[n, H, W, C], training images of tasks of the zoo's part."""
+  tasks = task.bank.split.draw('zoo', _IMAGES, config.seed)
+  return task.bank.images[task.bank.draw(tasks, 'zoo', 'train', 1, config.seed)[:, 0, 0]]
 
 
 def _mean(stack: Params) -> Params:

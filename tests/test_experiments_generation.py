@@ -39,9 +39,12 @@ def tiny():
   c.model.options, c.model.narrower = {'widths': (6,)}, ({'widths': (4,)},)
   c.zoo.update({'size': 6, 'per_class': 12, 'test_per_class': 20, 'shard': 4, 'steps': 60})
   c.zoo.update({'starts': 2, 'align': 'weights'})
-  c.autoencoder.update({'latent': 5, 'hidden': (16,), 'probes': 4, 'steps': 6, 'gate': 0.0})
-  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6, 'fresh_tasks': 9})
-  c.hypernetwork.update({'hidden': (16,), 'variants': ('task',), 'steps': 40})
+  c.autoencoder.update(
+    {'latent': 5, 'per_class': 2, 'width': 16, 'blocks': 1, 'probes': 4, 'steps': 6, 'gate': 0.0}
+  )
+  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
+  c.fresh.update({'tasks': 9})
+  c.hypernetwork.update({'width': 16, 'blocks': 1, 'variants': ('task',), 'steps': 40})
   c.training.update({'batch_size': 8, 'repeat': 2, 'checkpoint_every': 2})
   c.sample.update({'support': 5, 'candidates': 3, 'steps': 2})
   c.compare.update({'tasks': 4, 'parts': ('new_classes', 'new_view'), 'steps': (0, 20)})

@@ -35,8 +35,8 @@ def nearest(
 
   Args:
     vectors: f32[N, size], the zoo.
-    zoo_conditions: f32[N, C].
-    conditions: f32[T, C], of the new tasks.
+    zoo_conditions: f32[N, ...].
+    conditions: f32[T, ...], of the new tasks.
     k: candidates, nearest first.
   """
   return jnp.asarray(vectors[_nearest(zoo_conditions, conditions, k)])
@@ -54,8 +54,8 @@ def noisy(
 
   Args:
     vectors: f32[N, size], the zoo.
-    zoo_conditions: f32[N, C].
-    conditions: f32[T, C].
+    zoo_conditions: f32[N, ...].
+    conditions: f32[T, ...].
     k: candidates.
     noise: standard deviation, in standard deviations of every weight over the zoo.
     key: of the noise.
@@ -127,6 +127,6 @@ def choose(
 
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
   """i64[T, k], rows of the zoo."""
-  products = conditions @ zoo_conditions.T
-  distances = (zoo_conditions**2).sum(1) - 2.0 * products  # |condition|^2 is the same for all
+  stored, given = (c.reshape(len(c), -1) for c in (zoo_conditions, conditions))
+  distances = (stored**2).sum(1) - 2.0 * given @ stored.T  # |condition|^2 is the same for all
   return np.argsort(distances, axis=1, kind='stable')[:, :k]
