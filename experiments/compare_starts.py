@@ -19,24 +19,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
+from dapt_jax.types import PRNGKey
+from dapt_jax.weights import (
+  batches,
+  codec,
+  first_weights,
+  generator,
+  members,
+  novelty,
+  starts,
+  trained,
+)
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_task
+from experiments import build_zoo, flags, generation, train_generator, zoo_modes, zoo_task
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
 
 
 class Starts:
-  """Candidates of every method for the tasks of one part."""
+  """Candidates of every method for the tasks of one part, networks of width `sample.width`."""
 
   def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
     root = pathlib.Path(workdir)
-    self.config, self.task, self.zoo = config, task, found
+    self.config, self.task, self.width = config, task, config.sample.width
+    alike = found.widths == self.width
+    self.vectors = found.vectors[alike]
     self.images = jnp.asarray(task.bank.images)
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
-    self.rows = zoo_task.training_rows(config, task, found)
+    self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
     coder = train_generator.coder_of(config, parts, outputs)
@@ -63,7 +75,8 @@ class Starts:
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
     """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
-    return batches.condition(images, jnp.asarray(rows))
+    given = batches.condition(images, jnp.asarray(rows))
+    return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
 
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
@@ -78,27 +91,32 @@ class Starts:
 
     given = jnp.repeat(conditions, count, axis=0)
     codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
-    found = zoo_task.vectors(self.task, self.codec, codes)
+    found = zoo_task.vectors(self.task, self.codec, codes, self.width)
     return found.reshape(len(conditions), count, -1)
 
   def written(self, variant: str, conditions: jax.Array) -> jax.Array:
     """f32[T, 1, size], what a hypernetwork writes."""
     predict = jax.jit(self.hypernetworks[variant].predict)
     codes = predict(self.arrays.hypernetwork[variant], conditions)
-    return zoo_task.vectors(self.task, self.codec, codes)[:, None]
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)[:, None]
+
+  def random(self, count: int, k: int, key: PRNGKey) -> jax.Array:
+    """f32[count, k, size], fresh weights of the width."""
+    widths = self.task.widths
+    model = widths.models[self.width]
+    whole = model._replace(init=lambda own: widths.embed(model.init(own)))
+    return starts.random(self.task.flat, whole, count, k, key)
 
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
-    config, task, vectors = self.config, self.task, self.zoo.vectors
+    config, task, vectors = self.config, self.task, self.vectors
     count, k = len(held.tasks), config.sample.candidates
     given = self.conditions(held.support)
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
-    first = task.flat.ravel(
-      task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
-    )
+    first = first_weights.shared(task.flat, task.widths, config.seed, config.zoo.starts, self.width)
     return {
-      'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
-      'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
+      'random': lambda: self.random(count, k, key('random')),
+      'shared first weights': lambda: jnp.broadcast_to(first, (count, *first.shape)),
       'zoo mean': lambda: starts.mean(vectors, count),
       'nearest': lambda: starts.nearest(vectors, self.stored, np.asarray(given), k),
       'nearest + noise': lambda: starts.noisy(

@@ -11,7 +11,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import zoo
+from dapt_jax.weights import codec, first_weights
 
 Rule = config_lib.Rule
 
@@ -20,6 +20,8 @@ _count = Rule(int, min=1)
 
 #: {variant: weights of the squared error to the zoo's weights and of the loss on images}
 HYPERNETWORKS = {'regression': (1.0, 0.0), 'both': (1.0, 1.0), 'task': (0.0, 1.0)}
+#: How networks of a zoo are brought into one order before anything is learned from them.
+ALIGNMENTS = ('none', 'weights', 'activations')
 
 SCHEMA: config_lib.Schema = {
   'title': Rule(str, help='headline of the tables'),
@@ -38,15 +40,25 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'model.narrower': Rule(
+    tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
+  ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
   'zoo.test_per_class': _count,
-  'zoo.start': Rule(str, choices=zoo.STARTS, help='shared: one initialisation for all networks'),
+  'zoo.start': Rule(
+    str, choices=first_weights.STARTS, help='of networks: initialisations they share, or their own'
+  ),
+  'zoo.starts': Rule(int, min=1, help='how many initialisations are shared'),
+  'zoo.align': Rule(str, choices=ALIGNMENTS, help='brings units into one order, by what they are'),
   'zoo.shard': Rule(int, min=1, help='networks a file'),
   'zoo.steps': _count,
   'zoo.batch_size': _count,
   'zoo.learning_rate': Rule(float, above=0, help='of Adam'),
   'zoo.group': Rule(int, min=1, help='networks side by side in one program'),
+  'autoencoder.scale': Rule(
+    str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
+  ),
   'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
   'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
   'autoencoder.width': _count,
@@ -95,6 +107,7 @@ SCHEMA: config_lib.Schema = {
   'sample.support': Rule(int, min=1, help='images a class that a task shows the generator'),
   'sample.candidates': Rule(int, min=1, help='draws, of which the best on the support is taken'),
   'sample.guidance': Rule(float, min=0),
+  'sample.width': Rule(int, min=0, help='0: of model.options; k: of the k-th of model.narrower'),
   'sample.method': Rule(str, choices=sampler.METHODS),
   'sample.steps': _count,
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
@@ -126,6 +139,15 @@ def check(config: Any) -> None:
         f"data.held_views has {view!r}; write 'SOURCE/TRANSFORM' or 'SOURCE/*' with a source out "
         f'of {list(config.data.sources)}'
       )
+  if config.sample.width > len(config.model.narrower):
+    raise config_lib.ConfigError(
+      f'sample.width is {config.sample.width}, but model.narrower has {len(config.model.narrower)} '
+      'entries; 0 is the network of model.options'
+    )
+  if config.zoo.starts > 1 and config.zoo.start == 'independent':
+    raise config_lib.ConfigError(
+      f"zoo.starts is {config.zoo.starts}, but zoo.start 'independent' shares none; set one of them"
+    )
   if config.sample.support > config.zoo.per_class:
     raise config_lib.ConfigError(
       f'sample.support is {config.sample.support}, but networks of the zoo have only '
@@ -147,12 +169,14 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'image_size': 8,
     'origin': 'embedded',
   },
-  'model': {'name': 'mlp', 'options': {'widths': (24,)}},
+  'model': {'name': 'mlp', 'options': {'widths': (24,)}, 'narrower': ()},
   'zoo': {
     'size': 4000,
     'per_class': 40,
     'test_per_class': 50,
     'start': 'shared',
+    'starts': 1,
+    'align': 'none',
     'shard': 500,
     'steps': 500,
     'batch_size': 32,
@@ -160,6 +184,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'group': 32,
   },
   'autoencoder': {
+    'scale': 'weight',
     'latent': 112,
     'per_class': 16,
     'width': 192,
@@ -199,6 +224,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'support': 10,
     'candidates': 20,
     'guidance': 2.0,
+    'width': 0,
     'method': 'dpm_solver',
     'steps': 20,
   },

@@ -117,7 +117,7 @@ def run(
   config, task = source.config, source.task
   drawn = candidates(source, shown, method)
   chosen = drawn[0, starts.choose(task.flat, drawn, shown.images, shown.support)[0]]
-  random = starts.random(task.flat, task.model, 1, 1, seeds.key(config.seed, 'random'))[0, 0]
+  random = source.random(1, 1, seeds.key(config.seed, 'random'))[0, 0]
   found = {}
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), 1)
   for name, vector in (('random first weights', random), ('drawn weights', chosen)):
@@ -139,12 +139,17 @@ def _accuracy(task: zoo_task.ZooTask, vector: jax.Array, shown: Shown) -> float:
 
 
 def save(
-  path: pathlib.Path, task: zoo_task.ZooTask, vector: jax.Array, provenance: dict[str, Any]
+  path: pathlib.Path,
+  task: zoo_task.ZooTask,
+  vector: jax.Array,
+  provenance: dict[str, Any],
+  width: int = 0,
 ) -> None:
-  """Writes the network: named arrays, and what it takes to rebuild the model."""
-  flat = traverse_util.flatten_dict(task.flat.unravel(vector), sep='/')
+  """Writes the network: arrays by name, as narrow as it is, and how to rebuild the model."""
+  variables = task.widths.cut(width, task.flat.unravel(vector))
+  flat = traverse_util.flatten_dict(variables, sep='/')
   payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
-  _FILES.save(path, {'model': task.model.spec, 'provenance': provenance}, payload)
+  _FILES.save(path, {'model': task.widths.models[width].spec, 'provenance': provenance}, payload)
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:
@@ -164,7 +169,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
     'accuracy': found,
     'sample': config.sample.to_dict(),
   }
-  save(path, task, vector, provenance)
+  save(path, task, vector, provenance, source.width)
   for name, accuracy in found.items():
     print(f'{name:32} {accuracy:.3f}')
   print(f'{path}.safetensors')

@@ -32,12 +32,14 @@ from dapt_jax.weights import (
   trained,
 )
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, zoo_task
+from experiments import build_zoo, flags, generation, zoo_modes, zoo_task
 
 
 def parts_of(task: zoo_task.ZooTask, coding: codec.Codec) -> partition.Partition:
-  """Which weights belong to one class."""
-  return partition.of_outputs(outputs_of(task, coding), coding.shape[0], task.bank.images.shape[1:])
+  """Which weights belong to one class; those of narrower networks are among them."""
+  outputs, widest = outputs_of(task, coding), zoo_modes.told(task, np.array(0))
+  logits = lambda code, images: outputs(code, batches.ask(images, widest))
+  return partition.of_outputs(logits, coding.shape[0], task.bank.images.shape[1:])
 
 
 def coder_of(
@@ -77,8 +79,17 @@ def hypernetwork_of(
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
-  """Logits of a network from its code, on images."""
-  return lambda code, images: task.model.apply(coding.decode(code), images)
+  """Logits of a network from its code, see `batches.ask`."""
+  if len(task.widths) == 1:
+    return lambda code, images: task.model.apply(coding.decode(code), images)
+  masks = jax.vmap(task.flat.unravel)(jnp.asarray(task.widths.masks))
+
+  def outputs(code: jax.Array, asked: tuple[jax.Array, jax.Array]) -> jax.Array:
+    images, width = asked
+    own = lambda x, mask: x * jnp.tensordot(width, mask, 1)
+    return task.model.apply(jax.tree.map(own, coding.decode(code), masks), images)
+
+  return outputs
 
 
 def fit(
@@ -117,6 +128,7 @@ def fit(
 def check_gate(
   config: Any,
   task: zoo_task.ZooTask,
+  found: zoo_lib.Zoo,
   workdir: str,
   coding: codec.Codec,
   rebuild: Callable[[jax.Array], jax.Array],
@@ -126,7 +138,7 @@ def check_gate(
   Raises:
     ValueError: if networks for unseen classes keep a smaller share than `autoencoder.gate`.
   """
-  found = {}
+  shares = {}
   for part in config.compare.parts:
     tests = zoo_lib.build(
       pathlib.Path(workdir) / f'held-{part}',
@@ -134,21 +146,23 @@ def check_gate(
       task.bank,
       zoo_task.plan(config, part=part, size=config.compare.tasks, shard=config.compare.tasks),
       zoo_task.recipe(config),
+      narrower=task.widths.models[1:],
     )
-    codes = jax.jit(coding.encode)(zoo_task.variables(task, tests.vectors))
-    again = zoo_task.vectors(task, coding, rebuild(codes))
+    tests = zoo_modes.aligned(config, task, tests, found)
+    codes = zoo_modes.encode(task, coding, tests)
+    again = zoo_task.vectors(task, coding, rebuild(codes), tests.widths)
     test = task.bank.draw(tests.tasks, part, 'test', config.zoo.test_per_class, config.seed)
     first, second = (_accuracy(task, v, test) for v in (jnp.asarray(tests.vectors), again))
-    found[part] = {'original': first, 'rebuilt': second, 'share': second / first}
+    shares[part] = {'original': first, 'rebuilt': second, 'share': second / first}
     print(f'gate, {part}: {second:.3f} rebuilt, {first:.3f} trained, {second / first:.1%} kept')
-  worst = found[config.compare.parts[0]]['share']
+  worst = shares[config.compare.parts[0]]['share']
   if worst < config.autoencoder.gate:
     raise ValueError(
       f'the autoencoder keeps {worst:.3f} of the accuracy of networks of held-out tasks; '
       f'autoencoder.gate is {config.autoencoder.gate}: take a larger zoo or latent, raise '
       'autoencoder.probe, or lower the gate'
     )
-  return found
+  return shares
 
 
 def _accuracy(task: zoo_task.ZooTask, vectors: jax.Array, test: np.ndarray) -> float:
@@ -159,13 +173,13 @@ def _accuracy(task: zoo_task.ZooTask, vectors: jax.Array, test: np.ndarray) -> f
 def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> trained.Arrays:
   """Trains what is not trained yet and writes the generator."""
   root = pathlib.Path(workdir)
-  stack = zoo_task.variables(task, found.vectors)
-  coding = codec.Codec.fit(stack)
+  coding = zoo_modes.fit_codec(config, task, found)
   coding.save(root / 'codec')
   outputs = outputs_of(task, coding)
   rows = jnp.asarray(zoo_task.training_rows(config, task, found))
-  codes = jax.jit(coding.encode)(stack)
-  data = batches.Data(codes, None, rows, jnp.asarray(task.bank.images))
+  codes = zoo_modes.encode(task, coding, found)
+  widths = zoo_modes.told(task, found.widths)
+  data = batches.Data(codes, None, rows, jnp.asarray(task.bank.images), widths=widths)
   parts, t = parts_of(task, coding), config.training.batch_size
 
   coder = coder_of(config, parts, outputs)
@@ -176,13 +190,14 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
     *(batches.of_autoencoder(t, probes), data, config.autoencoder.steps),
   )
   rebuild = jax.jit(lambda x: coder.decode(coded.params, coder.encode(coded.params, x)[0]))
-  gate = check_gate(config, task, workdir, coding, rebuild)
+  gate = check_gate(config, task, found, workdir, coding, rebuild)
 
   latents = generator.encode(coder, coded.params, codes)
   fresh = zoo_task.fresh_rows(config, task)
   data = data._replace(latents=latents.values, fresh=None if fresh is None else jnp.asarray(fresh))
   shown = config.sample.support, config.generator.shown, config.fresh.warped
   given = batches.condition(data.images, rows[:1, :, : config.sample.support])
+  given = batches.tell(given, None if widths is None else widths[:1])
   made = generator_of(config, coder, coded.params, latents, given.shape[1:], outputs)
   start = made.training.init(seeds.key(config.seed, 'generator'))
   drawn = fit(

@@ -15,6 +15,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import Bank, Task, splits
 from dapt_jax.types import Params
 from dapt_jax.weights import members, zoo
+from dapt_jax.weights import widths as widths_lib
 from dapt_jax.weights.codec import Codec
 
 # What a random number generator is seeded with beside the configuration's seed.
@@ -27,13 +28,15 @@ class ZooTask:
 
   Attributes:
     bank: all images of all views.
-    model: the network of all members.
+    model: the network of all members, the widest one.
     flat: its flat form.
+    widths: all networks, the model first.
   """
 
   bank: Bank
   model: model_lib.Model
   flat: members.Flat
+  widths: widths_lib.Widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +80,18 @@ def load(config: Any) -> ZooTask:
     seed=config.seed,
   )
   bank = Bank(split, sources)
-  model = model_lib.create(
-    config.model.name,
-    input_shape=bank.images.shape[1:],
-    num_classes=config.data.num_classes,
-    in_loop=True,
-    **config.model.options.to_dict(),
-  )
-  return ZooTask(bank, model, members.flatten(model))
+  options = config.model.options.to_dict()
+  models = [
+    model_lib.create(
+      config.model.name,
+      input_shape=bank.images.shape[1:],
+      num_classes=config.data.num_classes,
+      in_loop=True,
+      **{**options, **changes},
+    )
+    for changes in ({}, *config.model.narrower)
+  ]
+  return ZooTask(bank, models[0], members.flatten(models[0]), widths_lib.make(models))
 
 
 def recipe(config: Any) -> members.Recipe:
@@ -99,7 +106,7 @@ def recipe(config: Any) -> members.Recipe:
 
 def plan(config: Any, **changes: Any) -> zoo.Plan:
   """What the zoo is made of."""
-  fields = ('size', 'per_class', 'test_per_class', 'start', 'shard')
+  fields = ('size', 'per_class', 'test_per_class', 'start', 'starts', 'shard')
   return zoo.Plan(**{**{f: config.zoo[f] for f in fields}, 'seed': config.seed, **changes})
 
 
@@ -141,6 +148,9 @@ def variables(task: ZooTask, vectors: np.ndarray) -> Params:
   return jax.jit(jax.vmap(task.flat.unravel))(jnp.asarray(vectors))
 
 
-def vectors(task: ZooTask, codec: Codec, codes: jax.Array) -> jax.Array:
-  """Codes f32[N, D] as networks f32[N, size]."""
-  return jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))(codes)
+def vectors(
+  task: ZooTask, codec: Codec, codes: jax.Array, widths: np.ndarray | int = 0
+) -> jax.Array:
+  """Codes f32[N, D] as networks f32[N, size] of one width or of widths i[N]."""
+  decode = jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))
+  return decode(codes) * task.widths.masks[widths]

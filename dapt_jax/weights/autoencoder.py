@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import partition
 
-#: Logits of standardised weights f32[D] on probe images f32[p, H, W, C].
-Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+#: Logits of standardised weights f32[D] on probe images f32[p, H, W, C], see `batches.ask`.
+Outputs = Callable[[jax.Array, Any], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
 
 

@@ -20,8 +20,8 @@ from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import partition
 
-#: Logits of standardised weights f32[D] on images f32[p, H, W, C].
-Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+#: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
+Outputs = Callable[[jax.Array, Any], jax.Array]
 Pair = tuple[jax.Array, jax.Array]
 
 
