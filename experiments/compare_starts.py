@@ -25,16 +25,33 @@ from dapt_jax.weights import (
   codec,
   first_weights,
   generator,
+  joint,
   members,
   novelty,
   starts,
   trained,
 )
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_modes, zoo_task
+from experiments import (
+  build_zoo,
+  flags,
+  generation,
+  train_baselines,
+  train_generator,
+  zoo_modes,
+  zoo_task,
+)
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
+
+
+#: How tables call what is trained for all tasks.
+NAMES = {
+  'reptile': 'Reptile',
+  'anil': 'ANIL, first order',
+  'joint': 'joint body, new head',
+}
 
 
 class Starts:
@@ -43,6 +60,7 @@ class Starts:
   def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
     root = pathlib.Path(workdir)
     self.config, self.task, self.width = config, task, config.sample.width
+    self.zoo, self.workdir = found, workdir
     alike = found.widths == self.width
     self.vectors = found.vectors[alike]
     self.images = jnp.asarray(task.bank.images)
@@ -51,7 +69,7 @@ class Starts:
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
-    coder = train_generator.coder_of(config, parts, outputs)
+    self.coder = coder = train_generator.coder_of(config, parts, outputs)
     none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
@@ -82,17 +100,19 @@ class Starts:
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
   ) -> jax.Array:
     """f32[T, count, size], draws of the generator."""
-    s = self.config.sample
-
-    @jax.jit
-    def draw(params: Any, given: jax.Array, key: Any) -> jax.Array:
-      options = {'method': s.method, 'num_steps': s.steps}
-      return self.generator.sample(params, given, key, guidance, **options)
-
     given = jnp.repeat(conditions, count, axis=0)
-    codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
-    found = zoo_task.vectors(self.task, self.codec, codes, self.width)
+    found = self.draw(given, seeds.key(self.config.seed, name), guidance)
     return found.reshape(len(conditions), count, -1)
+
+  def draw(self, conditions: jax.Array, key: PRNGKey, guidance: float | None) -> jax.Array:
+    """f32[T, size], a draw of the generator for every condition; guidance 0 leaves it out."""
+    codes = self._codes(self.arrays.generator, conditions, key, guidance)
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)
+
+  @functools.cached_property
+  def _codes(self) -> Callable[..., jax.Array]:
+    options = {'method': self.config.sample.method, 'num_steps': self.config.sample.steps}
+    return jax.jit(functools.partial(self.generator.sample, **options))
 
   def written(self, variant: str, conditions: jax.Array) -> jax.Array:
     """f32[T, 1, size], what a hypernetwork writes."""
@@ -106,6 +126,30 @@ class Starts:
     model = widths.models[self.width]
     whole = model._replace(init=lambda own: widths.embed(model.init(own)))
     return starts.random(self.task.flat, whole, count, k, key)
+
+  @functools.cached_property
+  def baselines(self) -> dict[str, jax.Array]:
+    """{method: first weights f32[size]} for all tasks."""
+    return train_baselines.run(self.config, self.task, self.zoo, self.workdir)
+
+  def class_means(self, support: np.ndarray) -> jax.Array:
+    """f32[T, 1, size], the jointly trained body with heads of class means."""
+    task = self.task
+    variables = task.flat.unravel(self.baselines['joint'])
+    one = lambda rows: task.flat.ravel(joint.with_means(task.model, variables, self.images, rows))
+    return jax.jit(lambda s: jax.lax.map(one, s))(jnp.asarray(support))[:, None]
+
+  def of_baselines(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
+    """What was learned for all tasks, and networks trained on each with more images."""
+    shape = (len(held.tasks), 1, self.task.flat.size)
+    spread = lambda name: jnp.broadcast_to(self.baselines[name], shape)
+    chosen = self.config.compare.baselines
+    made: dict[str, Callable[[], jax.Array]]
+    made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
+    if 'joint' in chosen:
+      made['joint body, class means'] = lambda: self.class_means(held.support)
+    many = f'trained on {self.config.zoo.per_class} images a class'
+    return {**made, many: lambda: zoo_task.trained(self.config, self.task, held)}
 
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
@@ -126,6 +170,7 @@ class Starts:
       **{
         f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks
       },
+      **self.of_baselines(held),
       'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
       'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
     }

@@ -11,7 +11,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import codec, first_weights
+from dapt_jax.weights import codec, first_weights, meta
 
 Rule = config_lib.Rule
 
@@ -101,6 +101,20 @@ SCHEMA: config_lib.Schema = {
   ),
   'hypernetwork.learning_rate': Rule(float, above=0),
   'hypernetwork.steps': _count,
+  **{
+    f'{method}.{field}': rule
+    for method in meta.METHODS
+    for field, rule in {
+      'inner_steps': Rule(
+        int, min=1, help='of zoo.learning_rate, on sample.support images a class'
+      ),
+      'learning_rate': Rule(float, above=0, help='of the outer steps'),
+      'steps': Rule(int, min=1, help='outer steps, on training.batch_size tasks each'),
+    }.items()
+  },
+  'joint.batch_size': Rule(int, min=1, help='images a batch'),
+  'joint.learning_rate': Rule(float, above=0),
+  'joint.steps': _count,
   'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
   'training.repeat': Rule(int, min=1, help='updates in one call of the compiled program'),
   'training.checkpoint_every': Rule(int, min=1, help='calls'),
@@ -113,6 +127,10 @@ SCHEMA: config_lib.Schema = {
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
   'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
+  'compare.baselines': Rule(
+    tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
+  ),
+  'compare.trained': Rule(int, min=2, help='networks trained on every held-out task, as a ceiling'),
 }
 
 
@@ -153,6 +171,12 @@ def check(config: Any) -> None:
       f'sample.support is {config.sample.support}, but networks of the zoo have only '
       f'zoo.per_class={config.zoo.per_class} images to draw conditions from; lower one, raise the '
       'other'
+    )
+  learned = sorted(set(config.compare.baselines) & set(meta.METHODS))
+  if learned and 2 * config.sample.support > config.zoo.per_class:
+    raise config_lib.ConfigError(
+      f'{learned} of compare.baselines take twice sample.support={config.sample.support} images a '
+      f'class, but zoo.per_class is {config.zoo.per_class}; leave them out, or change one of these'
     )
 
 
@@ -219,6 +243,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'learning_rate': 1e-3,
     'steps': 4000,
   },
+  'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 1000},
+  'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 1000},
+  'joint': {'batch_size': 128, 'learning_rate': 1e-2, 'steps': 5000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,
@@ -232,5 +259,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'tasks': 100,
     'parts': ('new_classes', 'new_view'),
     'steps': (0, 1, 5, 10, 20, 50, 100, 300),
+    'baselines': (*meta.METHODS, 'joint'),
+    'trained': 4,
   },
 }

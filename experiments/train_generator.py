@@ -98,8 +98,8 @@ def fit(
   kind: str,
   update: Callable[..., Any],
   state: Any,
-  draw: batches.Draw,
-  data: batches.Data,
+  draw: Callable[..., Any],
+  data: Any,
   steps: int,
 ) -> Any:
   """Runs one training in a directory of its own; goes on where an earlier call was stopped."""

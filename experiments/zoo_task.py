@@ -13,13 +13,15 @@ import numpy as np
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import Bank, Task, splits
+from dapt_jax.training import seeds
 from dapt_jax.types import Params
+from dapt_jax.weights import first_weights as start_lib
 from dapt_jax.weights import members, zoo
 from dapt_jax.weights import widths as widths_lib
 from dapt_jax.weights.codec import Codec
 
 # What a random number generator is seeded with beside the configuration's seed.
-_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH = 1, 2, 3, 4, 5
+_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH, _WHOLE = 1, 2, 3, 4, 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,30 @@ def fresh_rows(config: Any, task: ZooTask) -> np.ndarray | None:
   return np.concatenate(
     [f(some, 'zoo', 'train', config.zoo.per_class, seed) for f, some in draws if some]
   )
+
+
+def first_weights(config: Any, task: ZooTask) -> jax.Array:
+  """f32[size], the initialisation that all networks of a zoo share."""
+  return start_lib.shared(task.flat, task.widths, config.seed, 1)[0]
+
+
+def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
+  """f32[T, compare.trained, size], networks trained on held-out tasks as those of the zoo are.
+
+  Each has images of its own, as many as a network of the zoo: more than `tasks.support`.
+  """
+  bank, count = task.bank, config.compare.trained
+  repeated = [t for t in tasks.tasks for _ in range(count)]
+  seed = config.seed + _WHOLE
+  rows = jnp.asarray(bank.draw(repeated, tasks.part, 'train', config.zoo.per_class, seed))
+  root = seeds.key(config.seed, f'trained {tasks.part}')
+  keys = jax.random.split(root, len(repeated))
+  if config.zoo.start == 'shared':
+    start = jnp.broadcast_to(first_weights(config, task), (len(keys), task.flat.size))
+  else:
+    start = jax.vmap(lambda k: task.flat.ravel(task.model.init(jax.random.fold_in(k, 1))))(keys)
+  run = members.train(task.flat, recipe(config), start, jnp.asarray(bank.images), rows, keys)
+  return run.vector.reshape(len(tasks.tasks), count, task.flat.size)
 
 
 def variables(task: ZooTask, vectors: np.ndarray) -> Params:

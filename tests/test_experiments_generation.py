@@ -14,11 +14,14 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.weights import trained, zoo
 from experiments import (
   build_zoo,
+  check_generator,
+  checks_table,
   compare_starts,
   generation,
   sample_weights,
   starts_table,
   study_modes,
+  train_baselines,
   train_generator,
   zoo_modes,
   zoo_task,
@@ -45,9 +48,12 @@ def tiny():
   c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
   c.fresh.update({'tasks': 9})
   c.hypernetwork.update({'width': 16, 'blocks': 1, 'variants': ('task',), 'steps': 40})
+  c.reptile.update({'inner_steps': 3, 'learning_rate': 0.02, 'steps': 20})
+  c.joint.update({'learning_rate': 0.02, 'steps': 200})
   c.training.update({'batch_size': 8, 'repeat': 2, 'checkpoint_every': 2})
   c.sample.update({'support': 5, 'candidates': 3, 'steps': 2})
   c.compare.update({'tasks': 4, 'parts': ('new_classes', 'new_view'), 'steps': (0, 20)})
+  c.compare.update({'baselines': ('reptile', 'joint'), 'trained': 3})
   return c
 
 
@@ -61,6 +67,13 @@ def ran(tmp_path_factory):
   results = compare_starts.run(config, task, found, str(path))
   compare_starts.save(results, config, str(path))
   return config, task, found, path, arrays, results
+
+
+def test_meta_learning_needs_images_to_ask_about():
+  config = tiny()
+  config.sample.support = 7
+  with pytest.raises(ValueError, match=r"\['reptile'\] of compare\.baselines take twice"):
+    generation.check(config)
 
 
 def test_every_start_is_judged_on_every_part(ran):
@@ -108,6 +121,19 @@ def test_networks_of_the_zoo_stand_in_one_order(ran):
   codes = zoo_modes.encode(task, coding, found)
   back = zoo_task.vectors(task, coding, codes, found.widths)
   np.testing.assert_allclose(back, found.vectors, atol=1e-5)
+
+
+def test_baselines_learn_from_the_tasks_of_the_zoo(ran, capsys):
+  config, task, found, path, _, results = ran
+  for methods in results.values():
+    means, start = methods['joint body, class means'], methods['joint body, new head']
+    assert means['best'].mean() > 0.6 and start['best'].mean() == pytest.approx(1 / 3, abs=0.01)
+    # Networks with more images of the task are better than those that ten shots leave.
+    ceiling = methods['trained on 12 images a class']['best'].mean()
+    assert ceiling > methods['random']['best curve'][1].mean()
+  again = train_baselines.run(config, task, found, str(path))
+  assert set(again) == {'reptile', 'joint'} and 'step' not in capsys.readouterr().err
+  assert np.abs(again['reptile'] - zoo_task.first_weights(config, task)).max() > 0.01
 
 
 def test_a_finished_training_is_not_repeated(ran, capsys):
@@ -201,3 +227,33 @@ def test_tables_of_several_seeds(ran, tmp_path):
   assert out.with_suffix('.svg').read_text().startswith('<?xml')
   with pytest.raises(FileNotFoundError, match=r'run experiments\.compare_starts'):
     starts_table.main([str(tmp_path)])
+
+
+def test_checks_and_novelty_of_a_generator(ran, tmp_path):
+  config, task, found, path, _, results = ran
+  parts = check_generator.run(config, task, found, str(path))
+  own = parts['new_classes'].checks['hypernetwork, task'].accuracy['own']
+  np.testing.assert_allclose(own, results['new_classes']['hypernetwork, task']['best'], atol=1e-6)
+  accuracy = parts['new_view'].checks['generator'].accuracy
+  assert {'own', 'shuffled', 'permuted', 'unconditional'} <= set(accuracy)
+  values = parts['new_view'].novelty
+  assert values['distance to the zoo', 'samples', 'corrected'].shape == (4,)
+  sampled = results['new_view']['generator']['all'].mean(1)
+  np.testing.assert_allclose(values['accuracy', 'samples', ''], sampled, atol=1e-6)
+  with open(path / 'checks.json', encoding='utf-8') as file:
+    rows = json.load(file)['parts']['new_classes']
+  assert rows['checks']['generator']['verdicts'][3]['check'] == 'condition helps'
+  assert rows['verdict'].split(':')[0] in ('new', 'near the zoo', 'copies')
+  assert (path / 'novelty.png').is_file() and (path / 'novelty.svg').is_file()
+  # Two seeds that agree are one seed, with wider intervals.
+  checks_table.main([str(path), str(path), f'--out={tmp_path / "checks.md"}'])
+  text = (tmp_path / 'checks.md').read_text()
+  assert '**new classes, novelty**' in text and text.count('failed checks:') == 4
+  both = checks_table.stack([checks_table.load(path)] * 2)['new_view']
+  assert both.checks['generator'].rows()[0]['mean'] == pytest.approx(accuracy['own'].mean())
+  assert both.novelty['accuracy', 'samples', ''].shape == (2, 4)
+  with pytest.raises(FileNotFoundError, match=r'run experiments\.check_generator'):
+    checks_table.load(tmp_path)
+  del parts['new_view'].checks['generator']
+  with pytest.raises(ValueError, match='one configuration'):
+    checks_table.stack([parts, checks_table.load(path)])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import weights_toys
 
-from dapt_jax.weights import first_weights, members, starts, widths, zoo
+from dapt_jax.training import repeated
+from dapt_jax.weights import first_weights, joint, members, meta, starts, widths, zoo
 
 RECIPE = members.Recipe(steps=60, batch_size=8, learning_rate=0.02, group=3)
 PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3, starts=2)
@@ -245,3 +246,71 @@ def test_starts_that_need_no_generator(built, bank, model):
   others = [jnp.broadcast_to(v, (5, flat.size)) for v in (fresh[0, 0], fresh[0, 1])]
   candidates = jnp.stack([others[0], best[:, 0], others[1]], axis=1)
   assert starts.choose(flat, candidates, images, support).tolist() == [1] * 5
+
+
+def test_meta_learned_weights_adapt_faster(bank, model):
+  flat, start, images, _, test, keys = _problem(bank, model, 8)
+  tasks = bank.split.draw('zoo', 32, 7)
+  rows = jnp.asarray(bank.draw(tasks, 'zoo', 'train', 8, 7))
+  inner = members.Recipe(steps=5, batch_size=8, learning_rate=0.02, group=8)
+  mask = meta.head(model)
+  assert mask.sum() == 3 * 7  # six features and a bias for each of three classes
+  made = meta.make(meta.Settings('anil', inner, 0.03, 60), flat, mask)
+  run = jax.jit(repeated.repeated(made.update, meta.episodes(8, 4), 60))
+  state, _ = run(made.init(start[0], jax.random.key(2)), (rows, images))
+  support = jnp.asarray(bank.draw(bank.split.draw('zoo', 8, 0), 'zoo', 'train', 4, 1))
+  learned = jnp.broadcast_to(state.params, start.shape)
+  tune = lambda v: members.curve(flat, inner, v, images, support, test, keys, (0, 5)).mean(1)
+  before, after = tune(start), tune(learned)
+  assert after[1] > before[1] + 0.1
+  # No start can know the order of the labels.
+  assert after[0] < after[1] - 0.2
+
+
+def test_the_outer_step_is_made_of_adapted_networks(bank, model):
+  flat, start, images, train, _, _ = _problem(bank, model)
+  inner = members.Recipe(steps=3, batch_size=8, learning_rate=0.02, group=4)
+  batch = meta.Episodes(images, train[:, :, :4], train[:, :, 4:])
+  mask = meta.head(model)
+  keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 4)
+  moved = {}
+  for method in meta.METHODS:
+    made = meta.make(meta.Settings(method, inner, 1e-3, 10), flat, mask)
+    after, metrics = jax.jit(made.update)(made.init(start[0], jax.random.key(2)), batch)
+    moved[method] = np.asarray(after.params - start[0]), float(metrics['loss'])
+  # Reptile goes where the networks go; the first step of Adam has the signs of its gradient.
+  way = np.asarray(members.train(flat, inner, start, images, batch.support, keys).vector - start)
+  clear = np.abs(way.mean(0)) > 1e-4
+  np.testing.assert_array_equal(np.sign(moved['reptile'][0])[clear], np.sign(way.mean(0))[clear])
+  # The loss of ANIL is that of networks of which only the head has moved; its step moves the body.
+  alone = members.train(meta.only(flat, mask), inner, start, images, batch.support, keys).vector
+  np.testing.assert_array_equal((alone - start)[:, mask == 0], 0.0)
+  loss = lambda v: float(meta._cross_entropy(flat, v, batch))
+  assert moved['anil'][1] == pytest.approx(loss(alone), rel=1e-5) != loss(start)
+  assert np.abs(moved['anil'][0][mask == 0]).max() > 0
+  with pytest.raises(ValueError, match=r"choose one of \['reptile'"):
+    meta.Settings('leap', inner)
+
+
+def test_a_joint_body_serves_new_heads(bank, model):
+  tasks = bank.split.draw('zoo', 12, 7)
+  rows = bank.draw(tasks, 'zoo', 'train', 8, 7)
+  data = joint.labelled(tasks, rows, jnp.asarray(bank.images))
+  # Every image once, under its own view and class.
+  assert len(np.unique(data.rows)) == len(data.rows) and int(data.view.max()) == 2
+  names = sorted({t.view for t in tasks})
+  place = {int(r): (names[v], int(c)) for r, v, c in zip(data.rows, data.view, data.label)}
+  for task, own in zip(tasks, rows):
+    for source_class, images in zip(task.classes, own):
+      assert {place[i] for i in images.tolist()} == {(task.view, source_class)}
+  made = joint.make(joint.Settings(3, weights_toys.CLASSES, 0.02, 150), model)
+  run = jax.jit(repeated.repeated(made.update, joint.draw(16), 150))
+  state, metrics = run(made.init(jax.random.key(0)), data)
+  assert metrics['error'] < 0.5
+  variables = joint.with_zeros(model, state.params)
+  flat, _, images, train, test, _ = _problem(bank, model)
+  assert not np.asarray(model.apply(variables, images[:9])).any()
+  means = jax.jit(jax.vmap(lambda s: flat.ravel(joint.with_means(model, variables, images, s))))
+  asked = members.accuracy(flat, means(train), images, test).mean()
+  other = members.accuracy(flat, means(jnp.roll(train, 1, axis=1)), images, test).mean()
+  assert asked > 0.8 and other < 0.2  # the head follows the labels of its support

@@ -74,6 +74,19 @@ def best_of_zoo(
   *,
   group: int = 64,
 ) -> jax.Array:
+  """For every task the stored network of `best_rows`, f32[T, 1, size]; its arguments."""
+  best = best_rows(flat, vectors, images, support, group=group)
+  return jnp.asarray(vectors[best])[:, None]
+
+
+def best_rows(
+  flat: members.Flat,
+  vectors: np.ndarray,
+  images: jax.Array,
+  support: np.ndarray,
+  *,
+  group: int = 64,
+) -> np.ndarray:
   """For every task the stored network that gets most of its support images right.
 
   Args:
@@ -82,13 +95,16 @@ def best_of_zoo(
     images: f32[n, H, W, C].
     support: i32[T, classes, k], rows of `images` that may be trained on.
     group: networks side by side.
+
+  Returns:
+    i64[T], rows of the zoo.
   """
   everything = jnp.asarray(vectors)
   best = []
   for rows in support:
     index = jnp.broadcast_to(jnp.asarray(rows), (len(everything), *rows.shape))
     best.append(int(members.accuracy(flat, everything, images, index, group=group).argmax()))
-  return everything[jnp.asarray(best)][:, None]
+  return np.asarray(best)
 
 
 def choose(
