@@ -65,19 +65,20 @@ class Starts:
     """f32[T, C], of other images, i32[T, classes, k] being their rows."""
     return batches.condition(images, jnp.asarray(rows))
 
+  @functools.cached_property
+  def _draw(self) -> Callable[..., jax.Array]:
+    """The compiled sampler; kept, since compiling it takes longer than drawing."""
+    s = self.config.sample
+    options = {'method': s.method, 'num_steps': s.steps}
+    return jax.jit(functools.partial(self.generator.sample, **options))
+
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
   ) -> jax.Array:
     """f32[T, count, size], draws of the generator."""
-    s = self.config.sample
-
-    @jax.jit
-    def draw(params: Any, given: jax.Array, key: Any) -> jax.Array:
-      options = {'method': s.method, 'num_steps': s.steps}
-      return self.generator.sample(params, given, key, guidance, **options)
-
     given = jnp.repeat(conditions, count, axis=0)
-    codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
+    key = seeds.key(self.config.seed, name)
+    codes = self._draw(self.arrays.generator, given, key, guidance)
     found = zoo_task.vectors(self.task, self.codec, codes)
     return found.reshape(len(conditions), count, -1)
 

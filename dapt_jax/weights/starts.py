@@ -5,6 +5,8 @@ Every function gives f32[T, k, size], k candidates for each of T tasks.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,8 +93,9 @@ def best_of_zoo(
   return everything[jnp.asarray(best)][:, None]
 
 
+@functools.partial(jax.jit, static_argnames='flat')
 def choose(
-  flat: members.Flat, candidates: jax.Array, images: jax.Array, support: np.ndarray
+  flat: members.Flat, candidates: jax.Array, images: jax.Array, support: jax.Array | np.ndarray
 ) -> jax.Array:
   """Of each task's candidates the one that is best on its support images.
 
@@ -108,7 +111,6 @@ def choose(
     i32[T], the number of the candidate.
   """
 
-  @jax.jit
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     vectors, rows = args
     labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])
@@ -122,7 +124,7 @@ def choose(
     right, cross = jax.lax.map(score, vectors)
     return jnp.lexsort((cross, -right))[0]
 
-  return jax.lax.map(one, (candidates, jnp.asarray(support)))
+  return jax.lax.map(one, (candidates, support))
 
 
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
