@@ -65,12 +65,18 @@ SCHEMA: config_lib.Schema = {
   'generator.blocks': _count,
   'generator.task': Rule(float, min=0, help='weight of the task term'),
   'generator.fresh': Rule(float, min=0, help='weight of the task term on tasks without a network'),
-  'generator.fresh_tasks': Rule(int, min=1, help='how many of these'),
   'generator.shown': Rule(int, min=1, help='images that the task term looks at'),
   'generator.drop_rate': Rule(float, min=0, max=1),
   'generator.ema_decay': Rule(float, min=0, below=1),
   'generator.learning_rate': Rule(float, above=0),
   'generator.steps': _count,
+  'fresh.tasks': Rule(
+    int, min=0, help="tasks of the zoo's part that no network is trained on, for the task terms"
+  ),
+  'fresh.mixed': Rule(float, min=0, max=1, help='share of them with a view of its own a class'),
+  'fresh.warped': Rule(
+    float, min=0, max=1, help='share of them that is turned, slanted, stretched'
+  ),
   'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
   'hypernetwork.variants': Rule(
     tuple,
@@ -169,13 +175,13 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'blocks': 3,
     'task': 3.0,
     'fresh': 3.0,
-    'fresh_tasks': 20000,
     'shown': 32,
     'drop_rate': 0.1,
     'ema_decay': 0.999,
     'learning_rate': 1e-3,
     'steps': 6000,
   },
+  'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
     'hidden': (512, 512),
     'variants': tuple(HYPERNETWORKS),

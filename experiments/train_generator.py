@@ -53,6 +53,8 @@ def generator_of(
   """The generator of a configuration."""
   names = ('objective', 'schedule', 'width', 'blocks', 'task', 'fresh', 'drop_rate', 'ema_decay')
   fields = {name: config.generator[name] for name in (*names, 'learning_rate', 'steps')}
+  if not config.fresh.tasks:
+    fields['fresh'] = 0.0
   settings = generator.Settings(**fields)
   return generator.make(settings, coder, coder_params, latents, condition_size, outputs)
 
@@ -85,9 +87,10 @@ def fit(
 ) -> Any:
   """Runs one training in a directory of its own; goes on where an earlier call was stopped."""
   t = config.training
-  sections = ('seed', 'data', 'model', 'zoo', 'autoencoder', 'training', 'sample', kind)
+  sections = ('seed', 'data', 'model', 'zoo', 'autoencoder', 'training', kind)
   described = {name: config[name] for name in sections}
-  described['sample'] = {'support': config.sample.support}
+  if kind != 'autoencoder':  # which sees no conditions
+    described |= {'fresh': config.fresh, 'support': config.sample.support}
   run = jax.jit(repeated.repeated(update, draw, t.repeat), donate_argnums=0)
   with workdir_lib.open_workdir(path, described, kind=kind) as opened:
     done = loop.run(
@@ -170,17 +173,15 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   gate = check_gate(config, task, workdir, coding, rebuild)
 
   latents = generator.encode(coder, coded.params, codes)
-  fresh = None
-  if config.generator.fresh:
-    fresh = jnp.asarray(zoo_task.fresh_rows(config, task, config.generator.fresh_tasks))
-  data = data._replace(latents=latents.values, fresh=fresh)
-  k, shown = config.sample.support, config.generator.shown
-  given = batches.condition(data.images, rows[:1, :, :k])
+  fresh = zoo_task.fresh_rows(config, task)
+  data = data._replace(latents=latents.values, fresh=None if fresh is None else jnp.asarray(fresh))
+  shown = config.sample.support, config.generator.shown, config.fresh.warped
+  given = batches.condition(data.images, rows[:1, :, : config.sample.support])
   made = generator_of(config, coder, coded.params, latents, given.shape[1], outputs)
   start = made.training.init(seeds.key(config.seed, 'generator'))
   drawn = fit(
     *(config, root / 'diffusion', 'generator', made.training.update, start),
-    *(batches.of_generator(t, k, shown), data, config.generator.steps),
+    *(batches.of_generator(t, *shown), data, config.generator.steps),
   )
 
   written = {}
@@ -189,7 +190,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
     begin = network.init(seeds.key(config.seed, 'hypernetwork'), given)
     written[variant] = fit(
       *(config, root / f'hypernetwork-{variant}', 'hypernetwork', network.update, begin),
-      *(batches.of_hypernetwork(t, k, shown), data, config.hypernetwork.steps),
+      *(batches.of_hypernetwork(t, *shown), data, config.hypernetwork.steps),
     ).params
   arrays = trained.Arrays(
     settings={'config': config.to_dict(), 'gate': gate},

@@ -123,10 +123,17 @@ def training_rows(config: Any, task: ZooTask, found: zoo.Zoo) -> np.ndarray:
   return task.bank.draw(found.tasks, 'zoo', 'train', per_class, config.seed + _TRAIN)
 
 
-def fresh_rows(config: Any, task: ZooTask, count: int) -> np.ndarray:
-  """i32[count, classes, K], training images of tasks of the zoo's part, networks or not."""
-  tasks = task.bank.split.draw('zoo', count, config.seed + _FRESH)
-  return task.bank.draw(tasks, 'zoo', 'train', config.zoo.per_class, config.seed + _FRESH)
+def fresh_rows(config: Any, task: ZooTask) -> np.ndarray | None:
+  """i32[F, classes, K], training images of more tasks of the zoo's part; None if not wanted."""
+  count, seed = config.fresh.tasks, config.seed + _FRESH
+  if not count:
+    return None
+  tasks = task.bank.split.draw('zoo', count, seed)
+  mixed = round(config.fresh.mixed * count)
+  draws = (task.bank.mix, tasks[:mixed]), (task.bank.draw, tasks[mixed:])
+  return np.concatenate(
+    [f(some, 'zoo', 'train', config.zoo.per_class, seed) for f, some in draws if some]
+  )
 
 
 def variables(task: ZooTask, vectors: np.ndarray) -> Params:

@@ -34,7 +34,8 @@ def tiny():
   c.model.options = {'widths': (6,)}
   c.zoo.update({'size': 6, 'per_class': 12, 'test_per_class': 20, 'shard': 4, 'steps': 60})
   c.autoencoder.update({'latent': 5, 'hidden': (16,), 'probes': 4, 'steps': 6, 'gate': 0.0})
-  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6, 'fresh_tasks': 9})
+  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
+  c.fresh.update({'tasks': 9})
   c.hypernetwork.update({'hidden': (16,), 'variants': ('task',), 'steps': 40})
   c.training.update({'batch_size': 8, 'repeat': 2, 'checkpoint_every': 2})
   c.sample.update({'support': 5, 'candidates': 3, 'steps': 2})

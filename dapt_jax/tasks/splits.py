@@ -92,9 +92,7 @@ class Split:
     Raises:
       ValueError: for an unknown part, or one that the split leaves empty.
     """
-    if part not in PARTS:
-      raise ValueError(f'part {part!r}: choose one of {list(PARTS)}')
-    views = self.held_views if part in ('new_view', 'new_both') else self.views
+    views = self.views_of(part)
     sets = self._class_sets(part in ('new_classes', 'new_both'))
     if not views or not sets:
       raise ValueError(f'the split holds nothing out for {part!r}')
@@ -105,6 +103,12 @@ class Split:
       chosen = rng.permutation(sets[rng.integers(len(sets))])
       tasks.append(task_lib.Task(source, transform, tuple(chosen.tolist())))
     return tasks
+
+  def views_of(self, part: str) -> tuple[tuple[str, str], ...]:
+    """The (source, transform) pairs of a part; ValueError for an unknown one."""
+    if part not in PARTS:
+      raise ValueError(f'part {part!r}: choose one of {list(PARTS)}')
+    return self.held_views if part in ('new_view', 'new_both') else self.views
 
   def _class_sets(self, held: bool) -> list[tuple[int, ...]]:
     everything = itertools.combinations(range(self.source_classes), self.num_classes)

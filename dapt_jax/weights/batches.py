@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dapt_jax.tasks import conditions, resample
+from dapt_jax.tasks import conditions, resample, warps
 from dapt_jax.types import PRNGKey
 
 
@@ -44,8 +44,13 @@ def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
   Returns:
     f32[B, classes * 2 H W C].
   """
-  shown = images[rows].reshape(*rows.shape, -1)
-  return conditions.moments(shown).reshape(rows.shape[0], -1)
+  return describe(images[rows])
+
+
+def describe(pictures: jax.Array) -> jax.Array:
+  """The condition of pictures f32[B, classes, k, H, W, C], f32[B, classes * 2 H W C]."""
+  features = pictures.reshape(*pictures.shape[:3], -1)
+  return conditions.moments(features).reshape(len(pictures), -1)
 
 
 def of_autoencoder(batch_size: int, probes: int) -> Draw:
@@ -60,54 +65,63 @@ def of_autoencoder(batch_size: int, probes: int) -> Draw:
   return draw
 
 
-def of_generator(batch_size: int, k: int, shown: int) -> Draw:
-  """Batches `(latents, {'condition', 'images', 'labels'})`, see `generator.Generator`.
+def of_generator(batch_size: int, k: int, shown: int, warped: float = 0.0) -> Draw:
+  """Batches `(latents, told)`, see `generator.Generator`.
 
   Args:
     batch_size: networks.
     k: images a class in a condition.
     shown: images that the task term looks at.
+    warped: share of the tasks without a network that are distorted.
   """
 
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, Any]]:
     assert data.latents is not None
-    chosen, rows, key = _members(data, batch_size, key)
-    more = _told(data.images, rows, k, shown, *jax.random.split(key))
-    if data.fresh is not None:
-      more['fresh'] = _fresh(data, data.fresh, batch_size, k, shown, jax.random.fold_in(key, 1))
-    return data.latents[chosen], more
+    chosen, told = _told(data, batch_size, k, shown, warped, key)
+    return data.latents[chosen], told
 
   return draw
 
 
-def _fresh(
-  data: Data, rows: jax.Array, size: int, k: int, shown: int, key: PRNGKey
-) -> dict[str, Any]:
-  """Tasks without a network; `key` [B] is for the noise that latents are made of."""
-  keys = jax.random.split(key, 4)
-  mine = rows[jax.random.randint(keys[0], (size,), 0, len(rows))]
-  told = _told(data.images, mine, k, shown, keys[2], keys[1])
-  return {**told, 'key': jax.random.split(keys[3], size)}
+def of_hypernetwork(batch_size: int, k: int, shown: int, warped: float = 0.0) -> Draw:
+  """Batches `(codes, told)`, see `hypernetwork.Hypernetwork`; arguments as of `of_generator`."""
+
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, dict[str, Any]]:
+    chosen, told = _told(data, batch_size, k, shown, warped, key)
+    return data.codes[chosen], told
+
+  return draw
 
 
 def _told(
-  images: jax.Array, rows: jax.Array, k: int, shown: int, of_condition: PRNGKey, of_images: PRNGKey
+  data: Data, size: int, k: int, shown: int, warped: float, key: PRNGKey
+) -> tuple[jax.Array, dict[str, Any]]:
+  """(numbers of networks i32[size], what is said of their tasks and, maybe, of fresh ones)."""
+  chosen, rows, key = _members(data, size, key)
+  told = _of_tasks(data.images, rows, k, shown, *jax.random.split(key))
+  if data.fresh is not None:
+    keys = jax.random.split(jax.random.fold_in(key, 1), 4)
+    mine = data.fresh[jax.random.randint(keys[0], (size,), 0, len(data.fresh))]
+    fresh = _of_tasks(data.images, mine, k, shown, keys[2], keys[1], warped)
+    told['fresh'] = {**fresh, 'key': jax.random.split(keys[3], size)}
+  return chosen, told
+
+
+def _of_tasks(
+  images: jax.Array,
+  rows: jax.Array,
+  k: int,
+  shown: int,
+  of_condition: PRNGKey,
+  of_images: PRNGKey,
+  warped: float = 0.0,
 ) -> dict[str, Any]:
   """What a generator is told of tasks i32[B, classes, K], and images that it is asked about."""
   seen, labels = _any(rows, shown, of_images)
-  given = condition(images, resample.images(of_condition, rows, k))
-  return {'condition': given, 'images': images[seen], 'labels': labels}
-
-
-def of_hypernetwork(batch_size: int, k: int, shown: int) -> Draw:
-  """Batches `(condition, codes, images, labels)`; arguments as of `of_generator`."""
-
-  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, ...]:
-    chosen, rows, key = _members(data, batch_size, key)
-    told = _told(data.images, rows, k, shown, *jax.random.split(key))
-    return told['condition'], data.codes[chosen], told['images'], told['labels']
-
-  return draw
+  given, asked = images[resample.images(of_condition, rows, k)], images[seen]
+  if warped:
+    given, asked = warps.of_tasks(jax.random.fold_in(of_images, 1), warped, given, asked)
+  return {'condition': describe(given), 'images': asked, 'labels': labels}
 
 
 def _members(data: Data, size: int, key: PRNGKey) -> tuple[jax.Array, jax.Array, PRNGKey]:

@@ -2,14 +2,14 @@
 
 The baseline that a generator has to beat, and a choice of its own. It is trained on the same
 conditions with the squared error to the zoo's weights, and optionally with the loss of the network
-it writes on images of the task (`task`; ours).
+it writes on images of the task (`task`; ours), which can be asked of tasks without a network, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,10 @@ class Hypernetwork(NamedTuple):
 
   Attributes:
     init: `init(key, condition f32[B, ...]) -> learner.State`.
-    update: `update(state, (condition, weights f32[B, D], images f32[B, p, H, W, C], labels
-      i32[B, p]), axis_name=None) -> (state, metrics)`; images and labels only matter with `task`.
+    update: `update(state, (weights f32[B, D], told), axis_name=None) -> (state, metrics)`; told is
+      {'condition': f32[B, ...], 'images': f32[B, p, H, W, C], 'labels': i32[B, p]}, images and
+      labels only with `task`; if it has 'fresh', the same of other tasks, the task term is the mean
+      over both.
     predict: `predict(params, condition) -> f32[B, D]`, standardised weights.
   """
 
@@ -93,17 +95,21 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
   def predict(params: Params, condition: jax.Array) -> jax.Array:
     return jnp.asarray(network.apply(params, condition))
 
+  def cross_entropy(params: Params, told: dict[str, Any]) -> jax.Array:
+    assert outputs is not None
+    logits = jax.vmap(outputs)(predict(params, told['condition']), told['images'])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, told['labels']).mean()
+
   def loss(
     params: Params, batch: tuple, key: PRNGKey, axis_name: str | None
   ) -> tuple[jax.Array, learner.Metrics]:
     del key, axis_name  # nothing is drawn, and every example has a loss of its own
-    condition, weights, images, labels = batch
-    found = predict(params, condition)
-    error = jnp.square(found - weights).mean()
+    weights, told = batch
+    error = jnp.square(predict(params, told['condition']) - weights).mean()
     total, metrics = settings.regression * error, {'error': error}
-    if outputs is not None and settings.task:
-      logits = jax.vmap(outputs)(found, images)
-      cross = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    if settings.task:
+      asked = [told, *([told['fresh']] if 'fresh' in told else [])]
+      cross = jnp.stack([cross_entropy(params, t) for t in asked]).mean()
       total, metrics = total + settings.task * cross, {**metrics, 'task': cross}
     return total, {'loss': total, **metrics}
 
