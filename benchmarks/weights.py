@@ -25,7 +25,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
 from benchmarks import timing, weights_parts
 
 DRAWN, TARGET = 1000, 2.0  # networks, CPU-seconds

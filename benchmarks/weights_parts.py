@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ def _setting(config: Any, count: int) -> Setting:
   task = zoo_task.load(config)
   vectors = np.random.default_rng(0).standard_normal((count, task.flat.size), np.float32) / 10
   stack = zoo_task.variables(task, vectors)
-  rows = jnp.asarray(zoo_task.fresh_rows(config, task, count))
+  config.fresh.tasks = count
+  rows = jnp.asarray(zoo_task.fresh_rows(config, task))
   return Setting(config, task, vectors, stack, codec_lib.Codec.fit(stack), rows)
 
 
@@ -126,7 +128,9 @@ def generator_step(s: Setting) -> Call:
   """One update of the generator, its task terms included."""
   made, data = _made(s)
   c = s.config
-  draw = batches.of_generator(c.training.batch_size, c.sample.support, c.generator.shown)
+  draw = batches.of_generator(
+    *(c.training.batch_size, c.sample.support, c.generator.shown, c.fresh.warped)
+  )
   return _stepper(made.training.update, draw, made.training.init(jax.random.key(0)), data)
 
 
@@ -181,7 +185,7 @@ def token_step(s: Setting) -> Call:
 def coder_parameters(size: int, hidden: Sequence[int], latent: int) -> int:
   """Parameters of an autoencoder for `size` weights."""
   down, up = [size, *hidden, 2 * latent], [latent, *reversed(hidden), size]
-  return sum((a + 1) * b for w in (down, up) for a, b in zip(w[:-1], w[1:]))
+  return sum((a + 1) * b for w in (down, up) for a, b in itertools.pairwise(w))
 
 
 def stage(name: str) -> None:

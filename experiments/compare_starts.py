@@ -10,6 +10,7 @@ fine-tuning on the support images from both. Writes WORKDIR/starts.json and .npz
 from __future__ import annotations
 
 import functools
+import io
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dapt_jax import files
 from dapt_jax.training import seeds, writers
 from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
 from dapt_jax.weights import zoo as zoo_lib
@@ -34,8 +36,14 @@ class Starts:
     root = pathlib.Path(workdir)
     self.config, self.task, self.zoo = config, task, found
     self.images = jnp.asarray(task.bank.images)
+    for name in ('codec.json', 'generator.json'):
+      if not (root / name).is_file():
+        raise FileNotFoundError(
+          f'{root / name} is missing; run experiments.train_generator --workdir={root} first'
+        )
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
+    self.arrays.require(config, generation.FREE)
     self.rows = zoo_task.training_rows(config, task, found)
     outputs = train_generator.outputs_of(task, self.codec)
     size = self.codec.shape[0]
@@ -164,7 +172,9 @@ def save(results: dict[str, Any], config: Any, workdir: str) -> None:
   flat = {
     f'{p}|{m}|{n}': a for p, ms in results.items() for m, ns in ms.items() for n, a in ns.items()
   }
-  np.savez(root / 'starts.npz', steps=np.array(config.compare.steps), **flat)
+  buffer = io.BytesIO()
+  np.savez(buffer, steps=np.array(config.compare.steps), **flat)
+  files.replace([(root / 'starts.npz', buffer.getvalue())], 'the comparison')
   means = {name: np.asarray(a.mean(-1)).round(5).tolist() for name, a in flat.items()}
   writers.write_json(root / 'starts.json', {'config': config.to_dict(), 'means': means})
 

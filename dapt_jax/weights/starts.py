@@ -39,7 +39,10 @@ def nearest(
     vectors: f32[N, size], the zoo.
     zoo_conditions: f32[N, C].
     conditions: f32[T, C], of the new tasks.
-    k: candidates, nearest first.
+    k: candidates, nearest first; of a zoo of fewer networks all.
+
+  Raises:
+    ValueError: for conditions of another length than the zoo's.
   """
   return jnp.asarray(vectors[_nearest(zoo_conditions, conditions, k)])
 
@@ -129,6 +132,11 @@ def choose(
 
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
   """i64[T, k], rows of the zoo."""
+  if zoo_conditions.ndim != 2 or conditions.shape[1:] != zoo_conditions.shape[1:]:
+    raise ValueError(
+      f'conditions have shape {conditions.shape}, those of the zoo {zoo_conditions.shape}; make '
+      'both from as many classes and images of one size'
+    )
   products = conditions @ zoo_conditions.T
   distances = (zoo_conditions**2).sum(1) - 2.0 * products  # |condition|^2 is the same for all
   return np.argsort(distances, axis=1, kind='stable')[:, :k]
