@@ -139,7 +139,7 @@ def _check_compare(config: Any) -> None:
       f'compare.steps ends at {steps[-1]}, but networks are trained for zoo.steps='
       f'{config.zoo.steps}; lower one, raise the other'
     )
-  held = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
+  held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
   held['new_both'] = held['new_classes'] + held['new_view']
   for part in config.compare.parts:
     empty = [f'data.{name}' for name in held[part] if not config.data[name]]

@@ -30,7 +30,7 @@ _PARTS = {
 
 def title_of(part: Row) -> str:
   """What is new in the tasks of a part, in words."""
-  return _PARTS.get(part['part'], part['part'])
+  return _PARTS.get(part['part'], str(part['part']))
 
 
 def compared(part: Row) -> list[Row]:
