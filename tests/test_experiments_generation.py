@@ -274,7 +274,7 @@ MALFORMED = {
   ),
   'another number of classes': (
     lambda r, p: _starts(r, p, config=_changed('data', num_classes=4, image_size=9)),
-    r'data\.num_classes: 3, not 4; data\.image_size: 8, not 9',
+    r'data\.image_size: 8, not 9; data\.num_classes: 3, not 4',
   ),
   'a zoo of another network': (
     lambda r, p: build_zoo.run(_changed('zoo', steps=61), r[1], str(r[3])),
