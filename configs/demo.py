@@ -46,7 +46,7 @@ def _first_weights():
   c.data.held_views = ('digits/*',)
   c.zoo.size = 1000
   c.autoencoder.update({'latent': 64, 'hidden': (256,), 'steps': 600, 'gate': 0.8})
-  c.generator.update({'width': 256, 'blocks': 2, 'shown': 16, 'steps': 1600, 'ema_decay': 0.995})
+  c.generator.update({'width': 256, 'blocks': 2, 'shown': 16, 'steps': 1400, 'ema_decay': 0.995})
   c.fresh.tasks = 5000
   c.hypernetwork.update({'hidden': (256, 256), 'variants': ('both',), 'steps': 600})
   c.training.update({'batch_size': 32, 'checkpoint_every': 8})

@@ -118,7 +118,7 @@ def _text(config: Any, task: zoo_task.ZooTask) -> str:
   return (
     f'{config.zoo.size:,} networks of {task.flat.size:,} weights, each trained on '
     f'{config.data.num_classes} classes in an order of its own; {config.data.held_sets} sets of '
-    f'classes{f" and all of {held}" if held else ""} were kept from them. The generator sees '
+    f'classes{f" and the views {held}" if held else ""} were kept from them. The generator sees '
     f'{config.sample.support} images of every class.'
   )
 
