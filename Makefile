@@ -16,7 +16,7 @@ $(VENV)/.installed: setup.py
 
 setup: $(VENV)/.installed  ## make .venv and install the package with what the tests need
 
-demo: setup  ## prune -> transfer -> report on the embedded images (a few minutes)
+demo: setup  ## prune -> transfer -> first weights -> report on the embedded images (a few minutes)
 	$(PY) -m experiments.pipeline --config=configs/demo.py --workdir=runs/demo
 
 test: setup  ## the whole test suite

@@ -10,6 +10,7 @@ fine-tuning on the support images from both. Writes WORKDIR/starts.json and .npz
 from __future__ import annotations
 
 import functools
+import io
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dapt_jax import files
 from dapt_jax.training import seeds, writers
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import (
@@ -64,8 +66,14 @@ class Starts:
     alike = found.widths == self.width
     self.vectors = found.vectors[alike]
     self.images = jnp.asarray(task.bank.images)
+    for name in ('codec.json', 'generator.json'):
+      if not (root / name).is_file():
+        raise FileNotFoundError(
+          f'{root / name} is missing; run experiments.train_generator --workdir={root} first'
+        )
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
+    self.arrays.require(config, generation.FREE)
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
@@ -111,6 +119,7 @@ class Starts:
 
   @functools.cached_property
   def _codes(self) -> Callable[..., jax.Array]:
+    """The compiled sampler; kept, since compiling it takes longer than drawing."""
     options = {'method': self.config.sample.method, 'num_steps': self.config.sample.steps}
     return jax.jit(functools.partial(self.generator.sample, **options))
 
@@ -226,7 +235,9 @@ def save(results: dict[str, Any], config: Any, workdir: str) -> None:
   flat = {
     f'{p}|{m}|{n}': a for p, ms in results.items() for m, ns in ms.items() for n, a in ns.items()
   }
-  np.savez(root / 'starts.npz', steps=np.array(config.compare.steps), **flat)
+  buffer = io.BytesIO()
+  np.savez(buffer, steps=np.array(config.compare.steps), **flat)
+  files.replace([(root / 'starts.npz', buffer.getvalue())], 'the comparison')
   means = {name: np.asarray(a.mean(-1)).round(5).tolist() for name, a in flat.items()}
   writers.write_json(root / 'starts.json', {'config': config.to_dict(), 'means': means})
 

@@ -147,9 +147,7 @@ def default() -> ml_collections.ConfigDict:
 def check(config: Any) -> None:
   """Raises ConfigError listing everything that is wrong with a configuration."""
   config_lib.check(config, SCHEMA)
-  steps = list(config.compare.steps)
-  if steps != sorted(set(steps)):
-    raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  _check_compare(config)
   for view in config.data.held_views:
     source, _, transform = view.rpartition('/')
     if source not in config.data.sources or transform not in (*config.data.transforms, '*'):
@@ -179,6 +177,35 @@ def check(config: Any) -> None:
       f'class, but zoo.per_class is {config.zoo.per_class}; leave them out, or change one of these'
     )
 
+
+def _check_compare(config: Any) -> None:
+  """The comparison comes last: what it would refuse is refused before the trainings."""
+  steps = list(config.compare.steps)
+  if steps != sorted(set(steps)):
+    raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  if steps[-1] > config.zoo.steps:
+    raise config_lib.ConfigError(
+      f'compare.steps ends at {steps[-1]}, but networks are trained for zoo.steps='
+      f'{config.zoo.steps}; lower one, raise the other'
+    )
+  held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
+  held['new_both'] = held['new_classes'] + held['new_view']
+  for part in config.compare.parts:
+    empty = [f'data.{name}' for name in held[part] if not config.data[name]]
+    if empty:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}, but {" and ".join(empty)} hold nothing out; leave the part '
+        'away, or hold something out'
+      )
+
+
+#: Fields in which a configuration may differ from the one that a generator was trained with.
+FREE = (
+  *('title', 'devices', 'tensorboard', 'data.data_dir', 'data.origin', 'training.checkpoint_every'),
+  *('autoencoder.gate', 'compare'),
+  *('sample.candidates', 'sample.guidance', 'sample.method', 'sample.steps', 'sample.width'),
+  *('reptile', 'anil', 'joint'),
+)
 
 _SECTIONS: dict[str, dict[str, Any]] = {
   'data': {

@@ -1,7 +1,10 @@
 """From a zoo to a table of first weights, as small as it goes."""
 
 import json
+import pathlib
+import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -11,12 +14,14 @@ from PIL import Image
 from configs import modes
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
+from dapt_jax.training import writers
 from dapt_jax.weights import trained, zoo
 from experiments import (
   build_zoo,
   check_generator,
   checks_table,
   compare_starts,
+  first_weights,
   generation,
   sample_weights,
   starts_table,
@@ -169,7 +174,7 @@ def test_weights_for_a_folder_of_pictures(ran, tmp_path):
       pixels = (255 * digits.images[number, ..., 0]).astype(np.uint8)
       Image.fromarray(pixels).resize((11, 11)).save(folder / f'{number}.png')
   name = f'folder:{tmp_path / "pictures"}'
-  shown = sample_weights.show(config, name, None)
+  shown = sample_weights.show(config, 1, name, None)
   assert shown.images.shape[1:] == (8, 8, 1) and shown.support.shape == (1, 3, 5)
   assert len(shown.test[0]) == len(shown.test[1]) == len(shown.images) - 15 > 0
   config = tiny()
@@ -190,16 +195,14 @@ def test_weights_for_a_folder_of_pictures(ran, tmp_path):
   wanted = task.flat.logits(vector, shown.images[:5])
   written = traverse_util.unflatten_dict(arrays, sep='/')
   np.testing.assert_allclose(model.apply(written, shown.images[:5]), wanted, atol=1e-4)
-  with pytest.raises(ValueError, match='choose 3 of them'):
-    sample_weights.show(config, name, ['7', '1'])
-  with pytest.raises(ValueError, match='is a source of the zoo'):
-    sample_weights.show(config, 'digits', None)
-  with pytest.raises(ValueError, match='choose one of'):
-    sample_weights.candidates(source, shown, 'oracle')
-  config = tiny()
-  config.sample.support = 24
-  with pytest.raises(ValueError, match='24 shots were asked for'):
-    sample_weights.show(config, name, None)
+  # Fewer images than the generator was trained with, larger and coloured ones, other classes.
+  few = sample_weights.show(config, 1, name, ['7', '4', '1'], support=1)
+  assert few.support.shape == (1, 3, 1)
+  assert np.isfinite(sample_weights.candidates(source, few, 'generator')).all()
+  coloured = np.stack([digits.images[..., 0]] * 3, axis=-1)[:4]
+  gray = sample_weights._with_channels(coloured, 1, 'x')
+  np.testing.assert_allclose(gray, digits.images[:4], atol=1e-6)
+  assert sample_weights._with_channels(gray, 3, 'x').shape == (4, 8, 8, 3)
 
 
 def test_the_study_of_several_modes(ran):
@@ -257,3 +260,183 @@ def test_checks_and_novelty_of_a_generator(ran, tmp_path):
   del parts['new_view'].checks['generator']
   with pytest.raises(ValueError, match='one configuration'):
     checks_table.stack([parts, checks_table.load(path)])
+
+
+def _pictures(root, counts):
+  """A folder of black pictures, so many of every class."""
+  for label, count in counts.items():
+    (root / label).mkdir(parents=True)
+    for number in range(count):
+      Image.new('L', (9, 9)).save(root / label / f'{number}.png')
+  return f'folder:{root}'
+
+
+def _show(ran, name, classes=None, support=None):
+  sample_weights.show(ran[0], 1, name, classes, support)
+
+
+def _arrays(images=1.0, labels=(0, 1, 2)):
+  data.from_arrays(np.full((3, 8, 8), images, np.float32), labels)
+
+
+def _changed(section, **changes):
+  config = tiny()
+  (config[section] if section else config).update(changes)
+  return config
+
+
+def _starts(ran, path, damage=None, config=None):
+  """Reads a copy of the trained generator, after `damage` was done to one of its files."""
+  config_, task, found, root, _, _ = ran
+  for name in ('codec.json', 'codec.safetensors', 'generator.json', 'generator.safetensors'):
+    path.mkdir(exist_ok=True)
+    (path / name).write_bytes((root / name).read_bytes())
+  if damage:
+    name, act = damage
+    act(path / name)
+  return compare_starts.Starts(config or config_, task, found, str(path))
+
+
+def _zoo(ran, path, name, act):
+  """Builds on a copy of the zoo, after something was done to one of its files."""
+  config, task, _, root, _, _ = ran
+  shutil.copytree(root / 'zoo', path / 'zoo')
+  act(path / 'zoo' / name)
+  build_zoo.run(config, task, str(path))
+
+
+def _cut(path):
+  path.write_bytes(path.read_bytes()[:-40])
+
+
+def _draw(ran, path, width):
+  source = _starts(ran, path)
+  source.sampled(jnp.zeros((2, width)), 1, 2.0, 'x')
+
+
+def _tune(ran, path):
+  shown = sample_weights.Shown(ran[1].bank.images, ran[1].bank.images, ((), ()))
+  sample_weights.run(_starts(ran, path), shown, 'generator', 61)
+
+
+#: {what is wrong: (a call with the run and a path, words that the message must hold)}
+MALFORMED = {
+  'a source of the zoo': (lambda r, p: _show(r, 'digits'), r'experiments\.compare_starts'),
+  'more classes': (
+    lambda r, p: _show(r, _pictures(p, dict.fromkeys('abcd', 2))),
+    'has 4 classes, this generator writes networks for 3; choose 3 of them: --classes=a,b,c',
+  ),
+  'fewer classes': (
+    lambda r, p: _show(r, _pictures(p, dict.fromkeys('ab', 2))),
+    r'has 2 classes, .* data set with more, or train .* --config\.data\.num_classes=2',
+  ),
+  'an unknown class': (
+    lambda r, p: _show(r, _pictures(p, dict.fromkeys('abc', 2)), ['a', 'b', 'z']),
+    r"class 'z' of .* one of the names \['a', 'b', 'c'\]",
+  ),
+  'few images': (
+    lambda r, p: _show(r, _pictures(p, {'a': 9, 'b': 3, 'c': 9})),
+    "class 'b' of .* has 2 training images, the support takes 5; .* give --support=2",
+  ),
+  'one image': (
+    lambda r, p: _show(r, _pictures(p, {'a': 9, 'b': 1, 'c': 9}), support=1),
+    'b: one picture cannot be split into train and test. Add pictures',
+  ),
+  'an empty folder': (
+    lambda r, p: p.mkdir() or _show(r, f'folder:{p}'),
+    'no class folders in it. Put the pictures',
+  ),
+  'no folder': (lambda r, p: _show(r, f'folder:{p}'), 'no such folder. Give a folder'),
+  'two channels': (
+    lambda r, p: sample_weights._with_channels(np.zeros((1, 8, 8, 2)), 1, 'x'),
+    "images of 'x' have 2 channels, the generator's networks read 1; save them gray",
+  ),
+  'labels with a gap': (lambda r, p: _arrays(labels=(0, 1, 3)), r'classes \[2\] .* without gaps'),
+  'labels from one': (lambda r, p: _arrays(labels=(1, 2, 3)), r'classes \[0\] of 0\.\.3'),
+  'pixels that are NaN': (lambda r, p: _arrays(np.nan), r'images\[0\] has nan .* Remove or repair'),
+  'steps beyond the recipe': (_tune, r'--tune=61: the recipe of the zoo has zoo\.steps=60'),
+  'a condition of another length': (
+    lambda r, p: _draw(r, p, 7),
+    r'shape \(2, 7\); this generator takes \(B, 3, 130\): as many classes',
+  ),
+  'no generator': (
+    lambda r, p: _starts(r, p, ('generator.json', pathlib.Path.unlink)),
+    r'generator\.json is missing; run experiments\.train_generator',
+  ),
+  'half a generator': (
+    lambda r, p: _starts(r, p, ('generator.safetensors', pathlib.Path.unlink)),
+    r'generator\.safetensors is missing; a generator of weights is two files',
+  ),
+  'a generator cut short': (
+    lambda r, p: _starts(r, p, ('generator.safetensors', _cut)),
+    r'generator\.safetensors is damaged .* write them again',
+  ),
+  'a head cut short': (
+    lambda r, p: _starts(r, p, ('generator.json', _cut)),
+    r'generator\.json is not readable JSON',
+  ),
+  'the codec of nothing': (
+    lambda r, p: _starts(r, p, ('codec.safetensors', lambda f: f.write_bytes(b''))),
+    r'codec\.safetensors is damaged',
+  ),
+  'another network': (
+    lambda r, p: _starts(r, p, config=_changed('model', options={'widths': (7,)})),
+    r'trained with another configuration \(model\.options\.widths: \[6\], not \[7\]\); take that',
+  ),
+  'another number of classes': (
+    lambda r, p: _starts(r, p, config=_changed('data', num_classes=4, image_size=9)),
+    r'data\.image_size: 8, not 9; data\.num_classes: 3, not 4',
+  ),
+  'a zoo of another network': (
+    lambda r, p: build_zoo.run(_changed('zoo', steps=61), r[1], str(r[3])),
+    r"another zoo: \['recipe'\] differ",
+  ),
+  'a damaged shard': (
+    lambda r, p: _zoo(r, p, 'shard-0001.safetensors', _cut),
+    r'shard-0001\.safetensors is damaged',
+  ),
+  'a damaged zoo.json': (
+    lambda r, p: _zoo(r, p, 'zoo.json', _cut),
+    r'zoo\.json is damaged .* remove it and build the zoo again',
+  ),
+  'more images than there are': (
+    lambda r, p: build_zoo.run(_changed('zoo', per_class=500), r[1], str(p)),
+    r"class \d of 'digits/.*' has \d+ train images; per_class is 500",
+  ),
+}
+
+
+@pytest.mark.parametrize('wrong', list(MALFORMED))
+def test_refused_with_value_rule_and_remedy(ran, tmp_path, wrong):
+  call, words = MALFORMED[wrong]
+  with pytest.raises((ValueError, FileNotFoundError), match=words):
+    call(ran, tmp_path / 'place')
+
+
+def test_settings_may_change_that_only_matter_for_drawing(ran, tmp_path):
+  config = tiny()
+  config.sample.update({'candidates': 2, 'steps': 3, 'guidance': 1.0})
+  config.data.data_dir = str(tmp_path)
+  assert _starts(ran, tmp_path / 'place', config=config).config.sample.steps == 3
+
+
+def test_the_stage_of_the_pipeline_reads_what_is_there(ran, tmp_path, monkeypatch):
+  config, task, _, path, _, results = ran
+  (tmp_path / 'first_weights').mkdir()
+  for name in ('starts.npz', 'starts.json'):
+    shutil.copy(path / name, tmp_path / 'first_weights')
+  assert first_weights.read(config, str(tmp_path)) == {}
+  found = first_weights.describe(config, task, tmp_path / 'first_weights')
+  writers.write_json(tmp_path / 'first_weights' / 'summary.json', found)
+  monkeypatch.setattr(zoo_task, 'load', lambda config: pytest.fail('repeated'))
+  assert first_weights.run(config, str(tmp_path)) == first_weights.read(config, str(tmp_path))
+  assert [p['part'] for p in found['parts']] == list(results)
+  row = next(r for r in found['parts'][0]['rows'] if r['method'] == 'generator')
+  accuracies = results['new_classes']['generator']
+  assert row['best']['mean'] == pytest.approx(accuracies['best'].mean())
+  assert row['curve'] == pytest.approx(accuracies['best curve'].mean(1))
+  shown = np.array(found['parts'][1]['shown']['images'])
+  assert shown.shape == (3 * 8, 5 * 8) and 0 <= shown.min() < shown.max() <= 1
+  config = tiny()
+  config.zoo.steps = 61
+  assert first_weights.read(config, str(tmp_path)) == {}

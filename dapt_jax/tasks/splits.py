@@ -149,6 +149,8 @@ def make(
     raise ValueError(f'held_views has {unknown}, which are no views of {list(sources)}')
   held = [v for v in views if v in held_views or v[0] in stars]
   sets = list(itertools.combinations(range(source_classes), num_classes))
+  if not sets:
+    raise ValueError(f'num_classes is {num_classes}; the sources have {source_classes} classes')
   if not 0 <= num_held_sets < len(sets):
     raise ValueError(f'num_held_sets is {num_held_sets}; there are {len(sets)} sets of classes')
   chosen = np.random.default_rng(seed).choice(len(sets), num_held_sets, replace=False)

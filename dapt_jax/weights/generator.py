@@ -119,7 +119,7 @@ def make(
 
   Raises:
     ValueError: if `task` or `fresh` is set without `outputs`, or `fresh` with an objective that
-      says nothing of the data in pure noise.
+      says nothing of the data in pure noise; from `sample` for conditions of another length.
   """
   if (settings.task or settings.fresh) and outputs is None:
     raise ValueError(
@@ -168,6 +168,12 @@ def make(
     method: str = 'dpm_solver',
     num_steps: int = 20,
   ) -> jax.Array:
+    if condition.shape[1:] != tuple(condition_shape):
+      raise ValueError(
+        f'the condition has shape {condition.shape}; this generator takes '
+        f'(B, {", ".join(map(str, condition_shape))}): as many classes, and images as large, as it '
+        'was trained with'
+      )
     bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
     z = diffusion.sample(
       bound, target, condition, (size,), key, method=method, num_steps=num_steps, guidance=guidance

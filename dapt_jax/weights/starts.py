@@ -5,6 +5,8 @@ Every function gives f32[T, k, size], k candidates for each of T tasks.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,10 @@ def nearest(
     vectors: f32[N, size], the zoo.
     zoo_conditions: f32[N, ...].
     conditions: f32[T, ...], of the new tasks.
-    k: candidates, nearest first.
+    k: candidates, nearest first; of a zoo of fewer networks all.
+
+  Raises:
+    ValueError: for conditions of another shape than the zoo's.
   """
   return jnp.asarray(vectors[_nearest(zoo_conditions, conditions, k)])
 
@@ -107,8 +112,9 @@ def best_rows(
   return np.asarray(best)
 
 
+@functools.partial(jax.jit, static_argnames='flat')
 def choose(
-  flat: members.Flat, candidates: jax.Array, images: jax.Array, support: np.ndarray
+  flat: members.Flat, candidates: jax.Array, images: jax.Array, support: jax.Array | np.ndarray
 ) -> jax.Array:
   """Of each task's candidates the one that is best on its support images.
 
@@ -124,7 +130,6 @@ def choose(
     i32[T], the number of the candidate.
   """
 
-  @jax.jit
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     vectors, rows = args
     labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])
@@ -138,11 +143,16 @@ def choose(
     right, cross = jax.lax.map(score, vectors)
     return jnp.lexsort((cross, -right))[0]
 
-  return jax.lax.map(one, (candidates, jnp.asarray(support)))
+  return jax.lax.map(one, (candidates, support))
 
 
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
   """i64[T, k], rows of the zoo."""
+  if conditions.shape[1:] != zoo_conditions.shape[1:]:
+    raise ValueError(
+      f'conditions have shape {conditions.shape}, those of the zoo {zoo_conditions.shape}; make '
+      'both from as many classes and images of one size'
+    )
   stored, given = (c.reshape(len(c), -1) for c in (zoo_conditions, conditions))
   distances = (stored**2).sum(1) - 2.0 * given @ stored.T  # |condition|^2 is the same for all
   return np.argsort(distances, axis=1, kind='stable')[:, :k]

@@ -203,7 +203,7 @@ def load(path: str | os.PathLike[str]) -> Zoo:
   root = pathlib.Path(path)
   if not (root / _HEAD).is_file():
     raise FileNotFoundError(f'{root} holds no zoo: {_HEAD} is missing; build one first')
-  head = json.loads((root / _HEAD).read_text(encoding='utf-8'))
+  head = _read_head(root / _HEAD)
   size, shard = head['plan']['size'], head['plan']['shard']
   records, vectors = [], []
   for number in range(-(-size // shard)):
@@ -235,13 +235,24 @@ def _describe(several, bank, plan, recipe, more) -> dict[str, Any]:
 def _check_head(path: pathlib.Path, wanted: dict[str, Any]) -> None:
   if not path.is_file():
     return
-  found = json.loads(path.read_text(encoding='utf-8'))
+  found = _read_head(path)
   differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
   if differing:
     raise ValueError(
       f'{path.parent} holds another zoo: {differing} differ; take another directory, or the '
       'settings in its zoo.json'
     )
+
+
+def _read_head(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    head = json.loads(path.read_text(encoding='utf-8'))
+    return {**head, 'plan': head['plan']}
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(
+      f'{path} is damaged ({error!r}); remove it and build the zoo again with the same settings: '
+      'sound shards are kept'
+    ) from error
 
 
 def _shard_path(root: pathlib.Path, number: int) -> pathlib.Path:
