@@ -183,7 +183,7 @@ def test_weights_for_a_folder_of_pictures(ran, tmp_path):
   drawn = sample_weights.candidates(source, shown, 'generator')
   assert drawn.shape == (1, 3, task.flat.size) and np.abs(drawn[0, 0] - drawn[0, 1]).max() > 1e-3
   vector, seen = sample_weights.run(source, shown, 'hypernetwork-task', 60)
-  assert seen['drawn weights, 60 steps'] > 0.8 and len(seen) == 4
+  assert seen['drawn weights, 60 steps'] > 0.6 and len(seen) == 4
   # The narrow network that was asked for is written as one.
   sample_weights.save(tmp_path / 'net', task, vector, {'accuracy': seen}, source.width)
   arrays = safetensors.numpy.load_file(tmp_path / 'net.safetensors')
