@@ -33,6 +33,7 @@ def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> zoo.Zoo:
       task.bank,
       plan,
       zoo_task.recipe(config),
+      head=zoo_task.head(config, task),
       on_shard=report,
     )
     bar.update(shards - bar.n)

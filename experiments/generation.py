@@ -31,6 +31,13 @@ SCHEMA: config_lib.Schema = {
   'data.held_views': Rule(
     tuple, items=_names, help="'SOURCE/TRANSFORM', or 'SOURCE/*', that the zoo never sees"
   ),
+  'data.split': Rule(
+    str,
+    choices=('random', 'given'),
+    help='of images into training and test: random, or as the sources come',
+  ),
+  'data.per_class': Rule(int, min=0, help='training images a class that are kept; 0: all'),
+  'data.test_per_class': Rule(int, min=0, help='test images a class that are kept; 0: all'),
   'data.held_sets': Rule(int, min=0, help='unordered sets of classes that the zoo never sees'),
   'data.num_classes': Rule(int, min=2, help='classes of a task'),
   'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
@@ -38,6 +45,9 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'model.architecture': Rule(
+    str, optional=True, help='architecture.json of a search; None: the whole network'
+  ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
   'zoo.test_per_class': _count,
@@ -89,7 +99,7 @@ SCHEMA: config_lib.Schema = {
   'sample.method': Rule(str, choices=sampler.METHODS),
   'sample.steps': _count,
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
-  'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
+  'compare.parts': Rule(tuple, min=1, items=_names, help="'PART', or 'PART/FAMILY' of sources"),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
 }
 
@@ -101,6 +111,7 @@ def default() -> ml_collections.ConfigDict:
   for name, fields in _SECTIONS.items():
     c[name] = ml_collections.ConfigDict(fields)
   c.data.data_dir = ml_collections.config_dict.placeholder(str)
+  c.model.architecture = ml_collections.config_dict.placeholder(str)
   return c
 
 
@@ -116,6 +127,12 @@ def check(config: Any) -> None:
       raise config_lib.ConfigError(
         f"data.held_views has {view!r}; write 'SOURCE/TRANSFORM' or 'SOURCE/*' with a source out "
         f'of {list(config.data.sources)}'
+      )
+  for part in config.compare.parts:
+    if part.partition('/')[0] not in splits.PARTS[1:]:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}; choose out of {splits.PARTS[1:]}, with /FAMILY behind it for '
+        'the sources of one family'
       )
   if config.sample.support > config.zoo.per_class:
     raise config_lib.ConfigError(
@@ -133,6 +150,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
       *('digits/rot180', 'digits/rot180+inverted', 'mnist/rot180', 'mnist/rot180+inverted'),
       *('mnist/rot270', 'mnist/rot270+inverted'),
     ),
+    'split': 'random',
+    'per_class': 0,
+    'test_per_class': 0,
     'held_sets': 50,
     'num_classes': 5,
     'image_size': 8,

@@ -66,7 +66,7 @@ def show(config: Any, name: str, classes: list[str] | None) -> Shown:
     ValueError: if it is a source of the zoo, has another number of classes than the generator
       writes networks for, or a class with too few images.
   """
-  if name in config.data.sources:
+  if name in config.data.sources and f'{name}/*' not in config.data.held_views:
     raise ValueError(
       f'{name!r} is a source of the zoo, whose networks have seen test images of it; for held-out '
       'tasks of the sources there is experiments.compare_starts'
@@ -115,19 +115,21 @@ def run(
 ) -> tuple[jax.Array, dict[str, float]]:
   """Draws, chooses and tunes; (weights f32[size], {start: test accuracy})."""
   config, task = source.config, source.task
+  support = jnp.asarray(shown.support)
   drawn = candidates(source, shown, method)
+  drawn = compare_starts.refreshed(task, drawn, shown.images, support)
   chosen = drawn[0, starts.choose(task.flat, drawn, shown.images, shown.support)[0]]
-  random = starts.random(task.flat, task.model, 1, 1, seeds.key(config.seed, 'random'))[0, 0]
+  random = starts.random(task.flat, task.model, 1, 1, seeds.key(config.seed, 'random'))
+  random = compare_starts.refreshed(task, random, shown.images, support)[0, 0]
   found = {}
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), 1)
   for name, vector in (('random first weights', random), ('drawn weights', chosen)):
     found[name] = _accuracy(task, vector, shown)
     if tune:
       begun = members.begin(recipe, vector[None])
-      support = jnp.asarray(shown.support)
       last = min(tune, recipe.steps)
       tuned = members.advance(task.flat, recipe, begun, shown.images, support, keys, 0, last)
-      vector = tuned.vector[0]
+      vector = members.refresh(task.flat, tuned.vector, shown.images, support)[0]
       found[f'{name}, {last} steps'] = _accuracy(task, vector, shown)
   return vector, found
 
@@ -143,7 +145,8 @@ def save(
 ) -> None:
   """Writes the network: named arrays, and what it takes to rebuild the model."""
   flat = traverse_util.flatten_dict(task.flat.unravel(vector), sep='/')
-  payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
+  there = {k: np.ascontiguousarray(v) for k, v in flat.items() if v is not None}
+  payload = safetensors.numpy.save(there)
   _FILES.save(path, {'model': task.model.spec, 'provenance': provenance}, payload)
 
 
@@ -157,6 +160,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   vector, found = run(source, shown, _METHOD.value, _TUNE.value)
   path = pathlib.Path(_OUT.value or pathlib.Path(workdir) / 'sampled')
   provenance = {
+    'architecture': task.architecture,
     'data': _DATA.value,
     'classes': _CLASSES.value,
     'method': _METHOD.value,

@@ -69,8 +69,15 @@ def hypernetwork_of(
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
-  """Logits of a network from its code, on images."""
-  return lambda code, images: task.model.apply(coding.decode(code), images)
+  """Logits of a network from its code, on images; with their statistics where it normalises."""
+
+  def outputs(code: jax.Array, images: jax.Array) -> jax.Array:
+    variables = coding.decode(code)
+    if 'batch_stats' in variables:
+      return task.model.apply_train(variables, images)[0]
+    return task.model.apply(variables, images)
+
+  return outputs
 
 
 def fit(
@@ -120,16 +127,18 @@ def check_gate(
   found = {}
   for part in config.compare.parts:
     tests = zoo_lib.build(
-      pathlib.Path(workdir) / f'held-{part}',
+      pathlib.Path(workdir) / f'held-{part.replace("/", "-")}',
       task.model,
       task.bank,
       zoo_task.plan(config, part=part, size=config.compare.tasks, shard=config.compare.tasks),
       zoo_task.recipe(config),
+      head=zoo_task.head(config, task),
     )
     codes = jax.jit(coding.encode)(zoo_task.variables(task, tests.vectors))
     again = zoo_task.vectors(task, coding, rebuild(codes))
     test = task.bank.draw(tests.tasks, part, 'test', config.zoo.test_per_class, config.seed)
-    first, second = (_accuracy(task, v, test) for v in (jnp.asarray(tests.vectors), again))
+    own = task.bank.draw(tests.tasks, part, 'train', config.zoo.per_class, config.seed)
+    first, second = (_accuracy(task, v, own, test) for v in (jnp.asarray(tests.vectors), again))
     found[part] = {'original': first, 'rebuilt': second, 'share': second / first}
     print(f'gate, {part}: {second:.3f} rebuilt, {first:.3f} trained, {second / first:.1%} kept')
   worst = found[config.compare.parts[0]]['share']
@@ -142,9 +151,12 @@ def check_gate(
   return found
 
 
-def _accuracy(task: zoo_task.ZooTask, vectors: jax.Array, test: np.ndarray) -> float:
-  images = jnp.asarray(task.bank.images)
-  return float(members.accuracy(task.flat, vectors, images, jnp.asarray(test)).mean())
+def _accuracy(
+  task: zoo_task.ZooTask, vectors: jax.Array, own: np.ndarray, test: np.ndarray
+) -> float:
+  """Mean over networks, each normalised by training images `own` of its task."""
+  vectors = members.refresh(task.flat, vectors, task.images, jnp.asarray(own))
+  return float(members.accuracy(task.flat, vectors, task.images, jnp.asarray(test)).mean())
 
 
 def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> trained.Arrays:
@@ -156,7 +168,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   outputs = outputs_of(task, coding)
   rows = jnp.asarray(zoo_task.training_rows(config, task, found))
   codes = jax.jit(coding.encode)(stack)
-  data = batches.Data(codes, None, rows, jnp.asarray(task.bank.images))
+  data = batches.Data(codes, None, rows, task.images)
   size, t = codes.shape[1], config.training.batch_size
 
   coder = coder_of(config, size, outputs)
@@ -192,7 +204,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
       *(batches.of_hypernetwork(t, k, shown), data, config.hypernetwork.steps),
     ).params
   arrays = trained.Arrays(
-    settings={'config': config.to_dict(), 'gate': gate},
+    settings={'config': config.to_dict(), 'gate': gate, 'architecture': task.architecture},
     coder=coded.params,
     latent_mean=np.asarray(latents.mean),
     latent_std=np.asarray(latents.std),

@@ -5,6 +5,8 @@ Every function gives f32[T, k, size], k candidates for each of T tasks.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def best_of_zoo(
   images: jax.Array,
   support: np.ndarray,
   *,
-  group: int = 64,
+  group: int | None = None,
 ) -> jax.Array:
   """For every task the stored network that gets most of its support images right.
 
@@ -81,16 +83,18 @@ def best_of_zoo(
     vectors: f32[N, size], all of the zoo are tried.
     images: f32[n, H, W, C].
     support: i32[T, classes, k], rows of `images` that may be trained on.
-    group: networks side by side.
+    group: networks side by side; None: `flat.group`.
   """
   everything = jnp.asarray(vectors)
   best = []
   for rows in support:
     index = jnp.broadcast_to(jnp.asarray(rows), (len(everything), *rows.shape))
-    best.append(int(members.accuracy(flat, everything, images, index, group=group).argmax()))
+    own = members.refresh(flat, everything, images, index, group=group)
+    best.append(int(members.accuracy(flat, own, images, index, group=group).argmax()))
   return everything[jnp.asarray(best)][:, None]
 
 
+@functools.partial(jax.jit, static_argnames='flat')
 def choose(
   flat: members.Flat, candidates: jax.Array, images: jax.Array, support: np.ndarray
 ) -> jax.Array:
@@ -108,7 +112,6 @@ def choose(
     i32[T], the number of the candidate.
   """
 
-  @jax.jit
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     vectors, rows = args
     labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])

@@ -168,8 +168,9 @@ def _train(flat, model, bank, plan, recipe, number, count, images):
   # Both are drawn before any work: there may be too few images.
   train, test = draw('train', plan.per_class), draw('test', plan.test_per_class)
   run = members.train(flat, recipe, start, images, train, jax.random.split(own[1], count))
-  found = members.accuracy(flat, run.vector, images, test)
-  return tasks, run.vector, run.loss, found
+  vectors = members.refresh(flat, run.vector, images, train)
+  found = members.accuracy(flat, vectors, images, test)
+  return tasks, vectors, run.loss, found
 
 
 def _save(root, number, tasks, vectors, loss, accuracy) -> float:
