@@ -46,6 +46,10 @@ def get_config(network=''):
     c.data.image_size = 14
     c.model.name, c.model.options = 'multibranch', demo.get_config().model.options
     c.model.architecture = ARCHITECTURE
+    # A step takes six times as long as with the small network: pooling, BatchNorm, five branches.
+    c.zoo.update({'size': 800, 'shard': 100})
+    c.autoencoder.steps = c.generator.steps = c.hypernetwork.steps = 2000
+    c.compare.tasks = 13
   elif not network:
     c.title = 'Weights of convolutional networks drawn for unseen data sets'
     c.data.image_size = 28

@@ -121,6 +121,10 @@ def check(config: Any) -> None:
   steps = list(config.compare.steps)
   if steps != sorted(set(steps)):
     raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  if steps[-1] > config.zoo.steps:
+    raise config_lib.ConfigError(
+      f'compare.steps ends with {steps[-1]}, but training has zoo.steps={config.zoo.steps}'
+    )
   for view in config.data.held_views:
     source, _, transform = view.rpartition('/')
     if source not in config.data.sources or transform not in (*config.data.transforms, '*'):
