@@ -34,6 +34,7 @@ def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> zoo.Zoo:
       plan,
       zoo_task.recipe(config),
       narrower=task.widths.models[1:],
+      head=zoo_task.head(config, task),
       on_shard=report,
     )
     bar.update(shards - bar.n)

@@ -46,6 +46,8 @@ from experiments import (
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
+#: Tasks whose conditions are made at a time.
+_PART = 256
 
 
 #: How tables call what is trained for all tasks.
@@ -65,7 +67,7 @@ class Starts:
     self.zoo, self.workdir = found, workdir
     alike = found.widths == self.width
     self.vectors = found.vectors[alike]
-    self.images = jnp.asarray(task.bank.images)
+    self.images = task.images
     for name in ('codec.json', 'generator.json'):
       if not (root / name).is_file():
         raise FileNotFoundError(
@@ -73,6 +75,7 @@ class Starts:
         )
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
+    zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
     self.arrays.require(config, generation.FREE)
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
@@ -101,7 +104,9 @@ class Starts:
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
     """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
-    given = batches.condition(images, jnp.asarray(rows))
+    # In parts: all images of a zoo's conditions at once would be gigabytes.
+    parts = np.array_split(rows, -(-len(rows) // _PART))
+    given = jnp.concatenate([batches.condition(images, jnp.asarray(part)) for part in parts])
     return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
 
   def sampled(
@@ -185,16 +190,27 @@ class Starts:
     }
 
 
+def refreshed(
+  task: zoo_task.ZooTask, candidates: jax.Array, images: jax.Array, support: jax.Array
+) -> jax.Array:
+  """Candidates f32[T, k, size], each with statistics of the support i32[T, classes, s]."""
+  count, k, size = candidates.shape
+  rows = jnp.repeat(support, k, axis=0)
+  found = members.refresh(task.flat, candidates.reshape(-1, size), images, rows)
+  return found.reshape(count, k, size)
+
+
 def judge(
   config: Any, task: zoo_task.ZooTask, held: zoo_task.Held, candidates: jax.Array
 ) -> dict[str, np.ndarray]:
-  """Accuracies of candidates f32[T, k, size].
+  """Accuracies of candidates f32[T, k, size], with statistics of normalisation of the support.
 
   Returns:
     {'all': [T, k], 'best': [T], 'ensemble': [T], 'single curve', 'best curve': [steps, T]}.
   """
-  images, count = jnp.asarray(task.bank.images), len(candidates)
+  images, count = task.images, len(candidates)
   test, support = jnp.asarray(held.test), jnp.asarray(held.support)
+  candidates = refreshed(task, candidates, images, support)
   every = novelty.accuracies(task.flat, candidates, images, test)
   chosen = starts.choose(task.flat, candidates, images, held.support)
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), count)
@@ -202,12 +218,13 @@ def judge(
     *(task.flat, recipe, v, images, support, test, keys), config.compare.steps
   )
   best = candidates[jnp.arange(count), chosen]
+  single = tune(candidates[:, 0])
   return {
     'all': every,
     'best': every[np.arange(count), np.asarray(chosen)],
     'ensemble': np.asarray(novelty.ensemble(task.flat, candidates, images, test)),
-    'single curve': tune(candidates[:, 0]),
-    'best curve': tune(best),
+    'single curve': single,
+    'best curve': single if candidates.shape[1] == 1 else tune(best),
   }
 
 

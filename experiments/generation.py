@@ -33,6 +33,13 @@ SCHEMA: config_lib.Schema = {
   'data.held_views': Rule(
     tuple, items=_names, help="'SOURCE/TRANSFORM', or 'SOURCE/*', that the zoo never sees"
   ),
+  'data.split': Rule(
+    str,
+    choices=('random', 'given'),
+    help='of images into training and test: random, or as the sources come',
+  ),
+  'data.per_class': Rule(int, min=0, help='training images a class that are kept; 0: all'),
+  'data.test_per_class': Rule(int, min=0, help='test images a class that are kept; 0: all'),
   'data.held_sets': Rule(int, min=0, help='unordered sets of classes that the zoo never sees'),
   'data.num_classes': Rule(int, min=2, help='classes of a task'),
   'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
@@ -42,6 +49,9 @@ SCHEMA: config_lib.Schema = {
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
   'model.narrower': Rule(
     tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
+  ),
+  'model.architecture': Rule(
+    str, optional=True, help='architecture.json of a search; None: the whole network'
   ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
@@ -125,7 +135,7 @@ SCHEMA: config_lib.Schema = {
   'sample.method': Rule(str, choices=sampler.METHODS),
   'sample.steps': _count,
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
-  'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
+  'compare.parts': Rule(tuple, min=1, items=_names, help="'PART', or 'PART/FAMILY' of sources"),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
   'compare.baselines': Rule(
     tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
@@ -141,6 +151,7 @@ def default() -> ml_collections.ConfigDict:
   for name, fields in _SECTIONS.items():
     c[name] = ml_collections.ConfigDict(fields)
   c.data.data_dir = ml_collections.config_dict.placeholder(str)
+  c.model.architecture = ml_collections.config_dict.placeholder(str)
   return c
 
 
@@ -159,6 +170,11 @@ def check(config: Any) -> None:
     raise config_lib.ConfigError(
       f'sample.width is {config.sample.width}, but model.narrower has {len(config.model.narrower)} '
       'entries; 0 is the network of model.options'
+    )
+  if config.model.narrower and config.model.architecture is not None:
+    raise config_lib.ConfigError(
+      'model.narrower and model.architecture are both set; a cut network has one width: leave one '
+      'of them out'
     )
   if config.zoo.starts > 1 and config.zoo.start == 'independent':
     raise config_lib.ConfigError(
@@ -191,7 +207,13 @@ def _check_compare(config: Any) -> None:
   held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
   held['new_both'] = held['new_classes'] + held['new_view']
   for part in config.compare.parts:
-    empty = [f'data.{name}' for name in held[part] if not config.data[name]]
+    if part.partition('/')[0] not in splits.PARTS[1:]:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}; choose out of {splits.PARTS[1:]}, with /FAMILY behind it for '
+        'the sources of one family'
+      )
+    missing = held[part.partition('/')[0]]
+    empty = [f'data.{name}' for name in missing if not config.data[name]]
     if empty:
       raise config_lib.ConfigError(
         f'compare.parts has {part!r}, but {" and ".join(empty)} hold nothing out; leave the part '
@@ -215,6 +237,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
       *('digits/rot180', 'digits/rot180+inverted', 'mnist/rot180', 'mnist/rot180+inverted'),
       *('mnist/rot270', 'mnist/rot270+inverted'),
     ),
+    'split': 'random',
+    'per_class': 0,
+    'test_per_class': 0,
     'held_sets': 50,
     'num_classes': 5,
     'image_size': 8,

@@ -79,15 +79,24 @@ def hypernetwork_of(
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
-  """Logits of a network from its code, see `batches.ask`."""
+  """Logits of a network from its code, see `batches.ask`.
+
+  Networks that normalise do so with the statistics of the images they are asked about.
+  """
+
+  def logits(variables: Params, images: jax.Array) -> jax.Array:
+    if 'batch_stats' in variables:
+      return task.model.apply_train(variables, images)[0]
+    return task.model.apply(variables, images)
+
   if len(task.widths) == 1:
-    return lambda code, images: task.model.apply(coding.decode(code), images)
+    return lambda code, images: logits(coding.decode(code), images)
   masks = jax.vmap(task.flat.unravel)(jnp.asarray(task.widths.masks))
 
   def outputs(code: jax.Array, asked: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, width = asked
     own = lambda x, mask: x * jnp.tensordot(width, mask, 1)
-    return task.model.apply(jax.tree.map(own, coding.decode(code), masks), images)
+    return logits(jax.tree.map(own, coding.decode(code), masks), images)
 
   return outputs
 
@@ -141,18 +150,20 @@ def check_gate(
   shares = {}
   for part in config.compare.parts:
     tests = zoo_lib.build(
-      pathlib.Path(workdir) / f'held-{part}',
+      pathlib.Path(workdir) / f'held-{part.replace("/", "-")}',
       task.model,
       task.bank,
       zoo_task.plan(config, part=part, size=config.compare.tasks, shard=config.compare.tasks),
       zoo_task.recipe(config),
       narrower=task.widths.models[1:],
+      head=zoo_task.head(config, task),
     )
     tests = zoo_modes.aligned(config, task, tests, found)
     codes = zoo_modes.encode(task, coding, tests)
     again = zoo_task.vectors(task, coding, rebuild(codes), tests.widths)
     test = task.bank.draw(tests.tasks, part, 'test', config.zoo.test_per_class, config.seed)
-    first, second = (_accuracy(task, v, test) for v in (jnp.asarray(tests.vectors), again))
+    own = task.bank.draw(tests.tasks, part, 'train', config.zoo.per_class, config.seed)
+    first, second = (_accuracy(task, v, own, test) for v in (jnp.asarray(tests.vectors), again))
     shares[part] = {'original': first, 'rebuilt': second, 'share': second / first}
     print(f'gate, {part}: {second:.3f} rebuilt, {first:.3f} trained, {second / first:.1%} kept')
   worst = shares[config.compare.parts[0]]['share']
@@ -165,9 +176,12 @@ def check_gate(
   return shares
 
 
-def _accuracy(task: zoo_task.ZooTask, vectors: jax.Array, test: np.ndarray) -> float:
-  images = jnp.asarray(task.bank.images)
-  return float(members.accuracy(task.flat, vectors, images, jnp.asarray(test)).mean())
+def _accuracy(
+  task: zoo_task.ZooTask, vectors: jax.Array, own: np.ndarray, test: np.ndarray
+) -> float:
+  """Mean over networks, each normalised by training images `own` of its task."""
+  vectors = members.refresh(task.flat, vectors, task.images, jnp.asarray(own))
+  return float(members.accuracy(task.flat, vectors, task.images, jnp.asarray(test)).mean())
 
 
 def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> trained.Arrays:
@@ -179,7 +193,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   rows = jnp.asarray(zoo_task.training_rows(config, task, found))
   codes = zoo_modes.encode(task, coding, found)
   widths = zoo_modes.told(task, found.widths)
-  data = batches.Data(codes, None, rows, jnp.asarray(task.bank.images), widths=widths)
+  data = batches.Data(codes, None, rows, task.images, widths=widths)
   parts, t = parts_of(task, coding), config.training.batch_size
 
   coder = coder_of(config, parts, outputs)
@@ -214,7 +228,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
       *(batches.of_hypernetwork(t, *shown), data, config.hypernetwork.steps),
     ).params
   arrays = trained.Arrays(
-    settings={'config': config.to_dict(), 'gate': gate},
+    settings={'config': config.to_dict(), 'gate': gate, 'architecture': task.architecture},
     coder=coded.params,
     latent_mean=np.asarray(latents.mean),
     latent_std=np.asarray(latents.std),

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import safetensors.numpy
 from flax import traverse_util
 from PIL import Image
 
+import dapt_jax as dapt
 from configs import modes
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
+from dapt_jax.training import config as config_lib
 from dapt_jax.training import writers
-from dapt_jax.weights import trained, zoo
+from dapt_jax.weights import codec, members, trained, zoo
 from experiments import (
   build_zoo,
   check_generator,
@@ -440,3 +443,83 @@ def test_the_stage_of_the_pipeline_reads_what_is_there(ran, tmp_path, monkeypatc
   config = tiny()
   config.zoo.steps = 61
   assert first_weights.read(config, str(tmp_path)) == {}
+
+
+@pytest.fixture(scope='module')
+def cut(tmp_path_factory):
+  """A zoo of a network with BatchNorm out of which an architecture was cut."""
+  config, path = tiny(), tmp_path_factory.mktemp('cut')
+  options = {'cells': 1, 'widths': (5,), 'operators': ('conv1x1', 'skip'), 'reductions': (1,)}
+  config.model.name, config.model.options, config.model.narrower = 'multibranch', options, ()
+  config.zoo.starts, config.zoo.align, config.compare.baselines = 1, 'none', ()
+  config.zoo.update({'size': 2, 'shard': 2, 'steps': 30})
+  config.compare.update({'tasks': 2, 'parts': ('new_view/digits',), 'steps': (0, 3)})
+  config.sample.support = 12  # shapes that recur need no other program
+  # The search had ten classes, the tasks have three.
+  whole = model_lib.create(
+    'multibranch', input_shape=(8, 8, 1), num_classes=10, lowering='lax', **options
+  )
+  graph = dapt.trace(
+    whole.apply, jax.eval_shape(whole.init, jax.random.key(0)), jnp.zeros((1, 8, 8, 1))
+  )
+  theta = {n: np.arange(g.width) - 1.5 for n, g in graph.gated_groups.items()}
+  theta['branch:cell1/skip/bn'] = np.ones(1)
+  arch = graph.decide(theta)
+  arch.save(path / 'architecture.json')
+  config.model.architecture = str(path / 'architecture.json')
+  generation.check(config)
+  task = zoo_task.load(config)
+  return config, task, build_zoo.run(config, task, str(path)), path, arch
+
+
+def test_networks_of_a_cut_architecture(cut):
+  config, task, found, path, arch = cut
+  variables = task.flat.unravel(jnp.asarray(found.vectors[0]))
+  assert variables['params']['cell1']['conv1x1']['conv']['kernel'] is None
+  assert variables['params']['stem']['conv']['kernel'].shape[-1] < 5
+  assert found.head['architecture'] == task.architecture == arch.fingerprint()
+  sample_weights.save(path / 'net', task, jnp.asarray(found.vectors[0]), {})
+  arrays = safetensors.numpy.load_file(path / 'net.safetensors')
+  assert 'params/cell1/skip/bn/scale' in arrays and 'params/cell1/conv1x1/bn/scale' not in arrays
+  zoo_task.require_architecture(task, arch.fingerprint(), path)
+  with pytest.raises(ValueError, match=f'weights of the whole network.*{arch.fingerprint()}'):
+    zoo_task.require_architecture(task, None, path)
+  other = config.copy_and_resolve_references()
+  other.model.architecture = None
+  with pytest.raises(ValueError, match=r"another zoo: .*'architecture'"):
+    build_zoo.run(other, zoo_task.load(other), str(path))
+  other.model.architecture, other.model.options.widths = config.model.architecture, (6,)
+  with pytest.raises(ValueError, match='made for another network'):
+    zoo_task.load(other)
+
+
+def test_statistics_of_a_start_are_those_of_its_support(cut):
+  config, task, found, path, _ = cut
+  held, rng = zoo_task.held(config, task, 'new_view/digits'), np.random.default_rng(0)
+  given = found.vectors[:, None]
+  strange = np.where(task.flat.trained > 0, given, rng.uniform(0.1, 9.0, given.shape))
+  seen = [
+    compare_starts.judge(config, task, held, jnp.asarray(v, jnp.float32)) for v in (given, strange)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *seen)
+  assert seen[0]['best curve'].shape == (2, 2)
+  support, images = jnp.asarray(held.support), jnp.asarray(task.bank.images)
+  fresh = members.refresh(task.flat, jnp.asarray(strange[:, 0], jnp.float32), images, support)
+  shown = images[support[1].reshape(-1)]
+  coding = codec.Codec.fit(zoo_task.variables(task, found.vectors))
+  code = coding.encode(task.flat.unravel(fresh[1]))
+  said = jax.jit(train_generator.outputs_of(task, coding))(code, shown)
+  np.testing.assert_allclose(said, jax.jit(task.flat.logits)(fresh[1], shown), atol=1e-4)
+  kept = train_generator.check_gate(config, task, found, str(path), coding, lambda codes: codes)
+  assert kept['new_view/digits']['share'] == 1.0 and (path / 'held-new_view-digits').is_dir()
+
+
+def test_parts_that_do_not_exist():
+  config = tiny()
+  config.compare.parts = ('new_view/mnist',)
+  generation.check(config)
+  with pytest.raises(ValueError, match="holds nothing out for 'new_view/mnist'"):
+    zoo_task.load(config)
+  config.compare.parts = ('zoo',)
+  with pytest.raises(config_lib.ConfigError, match=r"compare\.parts has 'zoo'"):
+    generation.check(config)

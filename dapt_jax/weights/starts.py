@@ -77,7 +77,7 @@ def best_of_zoo(
   images: jax.Array,
   support: np.ndarray,
   *,
-  group: int = 64,
+  group: int | None = None,
 ) -> jax.Array:
   """For every task the stored network of `best_rows`, f32[T, 1, size]; its arguments."""
   best = best_rows(flat, vectors, images, support, group=group)
@@ -90,7 +90,7 @@ def best_rows(
   images: jax.Array,
   support: np.ndarray,
   *,
-  group: int = 64,
+  group: int | None = None,
 ) -> np.ndarray:
   """For every task the stored network that gets most of its support images right.
 
@@ -99,7 +99,7 @@ def best_rows(
     vectors: f32[N, size], all of the zoo are tried.
     images: f32[n, H, W, C].
     support: i32[T, classes, k], rows of `images` that may be trained on.
-    group: networks side by side.
+    group: networks side by side; None: `flat.group`.
 
   Returns:
     i64[T], rows of the zoo.
@@ -108,7 +108,8 @@ def best_rows(
   best = []
   for rows in support:
     index = jnp.broadcast_to(jnp.asarray(rows), (len(everything), *rows.shape))
-    best.append(int(members.accuracy(flat, everything, images, index, group=group).argmax()))
+    own = members.refresh(flat, everything, images, index, group=group)
+    best.append(int(members.accuracy(flat, own, images, index, group=group).argmax()))
   return np.asarray(best)
 
 

@@ -171,8 +171,9 @@ def _train(flat, several, bank, plan, recipe, number, count, images):
   train, test = draw('train', plan.per_class), draw('test', plan.test_per_class)
   keys = jax.random.split(own[1], count)
   run = members.train(flat, recipe, first.vectors, images, train, keys)
-  found = members.accuracy(flat, run.vector, images, test)
-  return tasks, first, run.vector, run.loss, found
+  vectors = members.refresh(flat, run.vector, images, train)
+  found = members.accuracy(flat, vectors, images, test)
+  return tasks, first, vectors, run.loss, found
 
 
 def _save(root, number, tasks, first, vectors, loss, accuracy) -> float:
