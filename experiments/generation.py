@@ -220,7 +220,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'candidates': 20,
     'guidance': 2.0,
     'method': 'dpm_solver',
-    'steps': 20,
+    'steps': 10,
   },
   'compare': {
     'tasks': 100,
