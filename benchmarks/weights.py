@@ -30,9 +30,9 @@ from benchmarks import timing, weights_parts
 DRAWN, TARGET = 1000, 2.0  # networks, CPU-seconds
 #: (method, moves, weight of the guidance or None); the first is the configuration's.
 DRAWS = (
-  ('dpm_solver', 20, 2.0),
-  ('dpm_solver', 20, None),
   ('dpm_solver', 10, 2.0),
+  ('dpm_solver', 10, None),
+  ('dpm_solver', 20, 2.0),
   ('dpm_solver', 5, 2.0),
   ('dpm_solver', 3, 2.0),
   ('ddim', 10, 2.0),
@@ -104,7 +104,7 @@ def networks(repeats: int) -> list[Row]:
       'codec fit': weights_parts.codec_fit(found),
       'coder step': weights_parts.coder_step(found),
       'generator step': weights_parts.generator_step(found),
-      'a draw': weights_parts.drawer(found, 20, 'dpm_solver', 20, 2.0),
+      'a draw': weights_parts.drawer(found, 20, *DRAWS[0]),
       'token step': weights_parts.token_step(found),
     }
     seen = _seconds(calls, repeats)

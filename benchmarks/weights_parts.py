@@ -196,6 +196,6 @@ def stage(name: str) -> None:
     'zoo': lambda: zoo_trainer(s),
     'autoencoder': lambda: coder_step(s),
     'generator': lambda: generator_step(s),
-    'drawing': lambda: drawer(s, 1000, 'dpm_solver', 20, 2.0),
+    'drawing': lambda: drawer(s, 1000, 'dpm_solver', 10, 2.0),
   }
   jax.block_until_ready(calls[name]()())

@@ -305,7 +305,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'guidance': 2.0,
     'width': 0,
     'method': 'dpm_solver',
-    'steps': 20,
+    'steps': 10,
   },
   'compare': {
     'tasks': 100,
