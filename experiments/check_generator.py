@@ -27,12 +27,10 @@ def check(
 ) -> dict[str, checks.Checks]:
   """{method: its checks}, of the generator and of every hypernetwork."""
   config, task = source.config, source.task
-  count, classes = held.support.shape[:2]
-  told = np.asarray(source.conditions(held.support)).reshape(count, classes, -1)
   key = seeds.key(config.seed, f'checks {held.part}')
   run = functools.partial(
     checks.run,
-    conditions=told,
+    conditions=np.asarray(source.conditions(held.support)),
     flat=task.flat,
     images=source.images,
     tests=held.test,
@@ -64,10 +62,10 @@ def report(source: compare_starts.Starts, held: zoo_task.Held) -> novelty_report
   given = source.conditions(held.support)
   return novelty.report(
     task.flat,
-    source.zoo.vectors,
+    source.vectors,
     source.sampled(given, s.candidates, s.guidance, f'{held.part} guided'),
     zoo_task.trained(config, task, held),
-    starts.best_rows(task.flat, source.zoo.vectors, source.images, held.support),
+    starts.best_rows(task.flat, source.vectors, source.images, held.support),
     source.images,
     held.test,
     seeds.key(config.seed, f'novelty {held.part}'),

@@ -11,7 +11,7 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import meta, zoo
+from dapt_jax.weights import codec, first_weights, meta
 
 Rule = config_lib.Rule
 
@@ -20,6 +20,8 @@ _count = Rule(int, min=1)
 
 #: {variant: weights of the squared error to the zoo's weights and of the loss on images}
 HYPERNETWORKS = {'regression': (1.0, 0.0), 'both': (1.0, 1.0), 'task': (0.0, 1.0)}
+#: How networks of a zoo are brought into one order before anything is learned from them.
+ALIGNMENTS = ('none', 'weights', 'activations')
 
 SCHEMA: config_lib.Schema = {
   'title': Rule(str, help='headline of the tables'),
@@ -31,6 +33,13 @@ SCHEMA: config_lib.Schema = {
   'data.held_views': Rule(
     tuple, items=_names, help="'SOURCE/TRANSFORM', or 'SOURCE/*', that the zoo never sees"
   ),
+  'data.split': Rule(
+    str,
+    choices=('random', 'given'),
+    help='of images into training and test: random, or as the sources come',
+  ),
+  'data.per_class': Rule(int, min=0, help='training images a class that are kept; 0: all'),
+  'data.test_per_class': Rule(int, min=0, help='test images a class that are kept; 0: all'),
   'data.held_sets': Rule(int, min=0, help='unordered sets of classes that the zoo never sees'),
   'data.num_classes': Rule(int, min=2, help='classes of a task'),
   'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
@@ -38,17 +47,32 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'model.narrower': Rule(
+    tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
+  ),
+  'model.architecture': Rule(
+    str, optional=True, help='architecture.json of a search; None: the whole network'
+  ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
   'zoo.test_per_class': _count,
-  'zoo.start': Rule(str, choices=zoo.STARTS, help='shared: one initialisation for all networks'),
+  'zoo.start': Rule(
+    str, choices=first_weights.STARTS, help='of networks: initialisations they share, or their own'
+  ),
+  'zoo.starts': Rule(int, min=1, help='how many initialisations are shared'),
+  'zoo.align': Rule(str, choices=ALIGNMENTS, help='brings units into one order, by what they are'),
   'zoo.shard': Rule(int, min=1, help='networks a file'),
   'zoo.steps': _count,
   'zoo.batch_size': _count,
   'zoo.learning_rate': Rule(float, above=0, help='of Adam'),
   'zoo.group': Rule(int, min=1, help='networks side by side in one program'),
-  'autoencoder.latent': _count,
-  'autoencoder.hidden': Rule(tuple, min=1, items=_count),
+  'autoencoder.scale': Rule(
+    str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
+  ),
+  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.width': _count,
+  'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
   'autoencoder.latent_noise': Rule(float, min=0),
   'autoencoder.kl': Rule(float, min=0),
@@ -77,7 +101,8 @@ SCHEMA: config_lib.Schema = {
   'fresh.warped': Rule(
     float, min=0, max=1, help='share of them that is turned, slanted, stretched'
   ),
-  'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
+  'hypernetwork.width': _count,
+  'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
     tuple,
     min=1,
@@ -106,10 +131,11 @@ SCHEMA: config_lib.Schema = {
   'sample.support': Rule(int, min=1, help='images a class that a task shows the generator'),
   'sample.candidates': Rule(int, min=1, help='draws, of which the best on the support is taken'),
   'sample.guidance': Rule(float, min=0),
+  'sample.width': Rule(int, min=0, help='0: of model.options; k: of the k-th of model.narrower'),
   'sample.method': Rule(str, choices=sampler.METHODS),
   'sample.steps': _count,
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
-  'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
+  'compare.parts': Rule(tuple, min=1, items=_names, help="'PART', or 'PART/FAMILY' of sources"),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
   'compare.baselines': Rule(
     tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
@@ -125,15 +151,14 @@ def default() -> ml_collections.ConfigDict:
   for name, fields in _SECTIONS.items():
     c[name] = ml_collections.ConfigDict(fields)
   c.data.data_dir = ml_collections.config_dict.placeholder(str)
+  c.model.architecture = ml_collections.config_dict.placeholder(str)
   return c
 
 
 def check(config: Any) -> None:
   """Raises ConfigError listing everything that is wrong with a configuration."""
   config_lib.check(config, SCHEMA)
-  steps = list(config.compare.steps)
-  if steps != sorted(set(steps)):
-    raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  _check_compare(config)
   for view in config.data.held_views:
     source, _, transform = view.rpartition('/')
     if source not in config.data.sources or transform not in (*config.data.transforms, '*'):
@@ -141,6 +166,20 @@ def check(config: Any) -> None:
         f"data.held_views has {view!r}; write 'SOURCE/TRANSFORM' or 'SOURCE/*' with a source out "
         f'of {list(config.data.sources)}'
       )
+  if config.sample.width > len(config.model.narrower):
+    raise config_lib.ConfigError(
+      f'sample.width is {config.sample.width}, but model.narrower has {len(config.model.narrower)} '
+      'entries; 0 is the network of model.options'
+    )
+  if config.model.narrower and config.model.architecture is not None:
+    raise config_lib.ConfigError(
+      'model.narrower and model.architecture are both set; a cut network has one width: leave one '
+      'of them out'
+    )
+  if config.zoo.starts > 1 and config.zoo.start == 'independent':
+    raise config_lib.ConfigError(
+      f"zoo.starts is {config.zoo.starts}, but zoo.start 'independent' shares none; set one of them"
+    )
   if config.sample.support > config.zoo.per_class:
     raise config_lib.ConfigError(
       f'sample.support is {config.sample.support}, but networks of the zoo have only '
@@ -155,6 +194,41 @@ def check(config: Any) -> None:
     )
 
 
+def _check_compare(config: Any) -> None:
+  """The comparison comes last: what it would refuse is refused before the trainings."""
+  steps = list(config.compare.steps)
+  if steps != sorted(set(steps)):
+    raise config_lib.ConfigError(f'compare.steps is {steps}; the steps must increase')
+  if steps[-1] > config.zoo.steps:
+    raise config_lib.ConfigError(
+      f'compare.steps ends at {steps[-1]}, but networks are trained for zoo.steps='
+      f'{config.zoo.steps}; lower one, raise the other'
+    )
+  held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
+  held['new_both'] = held['new_classes'] + held['new_view']
+  for part in config.compare.parts:
+    if part.partition('/')[0] not in splits.PARTS[1:]:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}; choose out of {splits.PARTS[1:]}, with /FAMILY behind it for '
+        'the sources of one family'
+      )
+    missing = held[part.partition('/')[0]]
+    empty = [f'data.{name}' for name in missing if not config.data[name]]
+    if empty:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}, but {" and ".join(empty)} hold nothing out; leave the part '
+        'away, or hold something out'
+      )
+
+
+#: Fields in which a configuration may differ from the one that a generator was trained with.
+FREE = (
+  *('title', 'devices', 'tensorboard', 'data.data_dir', 'data.origin', 'training.checkpoint_every'),
+  *('autoencoder.gate', 'compare'),
+  *('sample.candidates', 'sample.guidance', 'sample.method', 'sample.steps', 'sample.width'),
+  *('reptile', 'anil', 'joint'),
+)
+
 _SECTIONS: dict[str, dict[str, Any]] = {
   'data': {
     'sources': ('digits', 'mnist'),
@@ -163,17 +237,22 @@ _SECTIONS: dict[str, dict[str, Any]] = {
       *('digits/rot180', 'digits/rot180+inverted', 'mnist/rot180', 'mnist/rot180+inverted'),
       *('mnist/rot270', 'mnist/rot270+inverted'),
     ),
+    'split': 'random',
+    'per_class': 0,
+    'test_per_class': 0,
     'held_sets': 50,
     'num_classes': 5,
     'image_size': 8,
     'origin': 'embedded',
   },
-  'model': {'name': 'mlp', 'options': {'widths': (24,)}},
+  'model': {'name': 'mlp', 'options': {'widths': (24,)}, 'narrower': ()},
   'zoo': {
     'size': 4000,
     'per_class': 40,
     'test_per_class': 50,
     'start': 'shared',
+    'starts': 1,
+    'align': 'none',
     'shard': 500,
     'steps': 500,
     'batch_size': 32,
@@ -181,8 +260,11 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'group': 32,
   },
   'autoencoder': {
-    'latent': 192,
-    'hidden': (512, 256),
+    'scale': 'weight',
+    'latent': 112,
+    'per_class': 16,
+    'width': 192,
+    'blocks': 1,
     'noise': 0.02,
     'latent_noise': 0.0,
     'kl': 1e-4,
@@ -195,7 +277,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
-    'width': 512,
+    'width': 192,
     'blocks': 3,
     'task': 3.0,
     'fresh': 3.0,
@@ -207,7 +289,8 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
-    'hidden': (512, 512),
+    'width': 192,
+    'blocks': 2,
     'variants': tuple(HYPERNETWORKS),
     'learning_rate': 1e-3,
     'steps': 4000,
@@ -220,8 +303,9 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'support': 10,
     'candidates': 20,
     'guidance': 2.0,
+    'width': 0,
     'method': 'dpm_solver',
-    'steps': 20,
+    'steps': 10,
   },
   'compare': {
     'tasks': 100,

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dapt_jax.models import recalibration
 from dapt_jax.training import seeds
 from dapt_jax.types import Params
-from dapt_jax.weights import joint, meta, recalibration
+from dapt_jax.weights import joint, meta
 from dapt_jax.weights import zoo as zoo_lib
 from experiments import build_zoo, flags, generation, train_generator, zoo_task
 
@@ -64,7 +65,7 @@ def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -
     ),
   ).params
   some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
-  variables = recalibration.recalibrate(made.model, variables, some)
+  variables = recalibration.recalibrate(made.model.apply_train, variables, some)
   return task.flat.ravel(joint.with_zeros(task.model, variables))
 
 

@@ -15,6 +15,7 @@ import experiments_tiny
 import jax
 import numpy as np
 import pytest
+import report_synthetic
 import transfer_toys
 
 import dapt_jax as dapt
@@ -26,7 +27,9 @@ from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
 from experiments import (
   candidates,
+  first_weights,
   gate_search,
+  generation,
   latency,
   pipeline,
   prune,
@@ -106,15 +109,25 @@ def _forbid(*args, **kwargs):
   raise AssertionError('finished work was repeated')
 
 
-def test_again_repeats_nothing_and_gives_the_same_rows(finished, monkeypatch):
-  before = _rows(finished)
+def test_again_repeats_nothing_and_gives_the_same_rows(finished, tmp_path, monkeypatch):
+  """Not even if first weights are asked for as well."""
+  before, workdir = _rows(finished), tmp_path / 'again'
+  shutil.copytree(finished, workdir)
   monkeypatch.setattr(loop, 'run', _forbid)
   monkeypatch.setattr(retrain, 'retrain', _forbid)
+  made = []
+  monkeypatch.setattr(first_weights, 'run', lambda *given: made.append(given))
+  monkeypatch.setattr(first_weights, 'read', lambda *given: report_synthetic.first_weights())
   config = experiments_tiny.get_config()
   config.title, config.workers, config.search.log_every = 'Other words', 2, 3
-  pipeline.main(config, str(finished), False)
-  assert _rows(finished) == before
-  assert 'Other words' in (finished / 'report.html').read_text()
+  config.first_weights = generation.default()
+  schema.check(config)
+  pipeline.main(config, str(workdir), False)
+  assert _rows(workdir) == before and made == [(config.first_weights, str(workdir))]
+  page = (workdir / 'report.html').read_text()
+  assert 'Other words' in page and 'id="first-weights"' in page
+  stages = json.loads((workdir / 'stages.json').read_text())
+  assert stages[-1]['name'] == 'first weights'
 
 
 def test_another_run_is_refused_with_the_differing_field(finished):

@@ -10,10 +10,11 @@ import pytest
 import weights_toys
 
 from dapt_jax.training import repeated
-from dapt_jax.weights import joint, members, meta, starts, zoo
+from dapt_jax.weights import first_weights, joint, members, meta, starts, widths, zoo
 
 RECIPE = members.Recipe(steps=60, batch_size=8, learning_rate=0.02, group=3)
-PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3)
+PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3, starts=2)
+NARROWER = [weights_toys.model(widths=(3,))]
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +31,9 @@ def model():
 def built(bank, model, tmp_path_factory):
   path = tmp_path_factory.mktemp('zoo') / 'small'
   seen = []
-  found = zoo.build(path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  found = zoo.build(
+    path, model, bank, PLAN, RECIPE, narrower=NARROWER, on_shard=lambda *a: seen.append(a[:2])
+  )
   assert seen == [(1, 3), (2, 3), (3, 3)]
   return path, found
 
@@ -103,18 +106,19 @@ def test_a_zoo_reads_back(built, bank, model):
   np.testing.assert_array_equal(again.vectors, found.vectors)
   assert again.records == found.records and again.tasks == found.tasks
   assert found.head['model']['config']['widths'] == [6]
-  # Members differ although all start alike, and tasks differ between shards.
+  # Members differ although some start alike, and tasks differ between shards.
   assert len({r['task'] for r in found.records}) > 3
 
 
 def test_a_build_that_was_stopped_goes_on(built, bank, model, tmp_path):
   _, found = built
-  short = zoo.build(tmp_path, model, bank, PLAN, RECIPE)
+  short = zoo.build(tmp_path, model, bank, PLAN, RECIPE, narrower=NARROWER)
   for name in ('shard-0001.json', 'shard-0002.safetensors'):
     (tmp_path / name).unlink()
   kept = (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns
   seen = []
-  again = zoo.build(tmp_path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  report = lambda *a: seen.append(a[:2])
+  again = zoo.build(tmp_path, model, bank, PLAN, RECIPE, narrower=NARROWER, on_shard=report)
   assert seen == [(2, 3), (3, 3)]
   assert (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns == kept
   for other in (short, again):
@@ -122,7 +126,7 @@ def test_a_build_that_was_stopped_goes_on(built, bank, model, tmp_path):
 
 
 def test_first_weights_of_their_own(bank, model, tmp_path):
-  plan = dataclasses.replace(PLAN, size=2, start='independent')
+  plan = dataclasses.replace(PLAN, size=2, start='independent', starts=1)
   still = dataclasses.replace(RECIPE, learning_rate=1e-9)
   own = zoo.build(tmp_path / 'own', model, bank, plan, still).vectors
   shared = zoo.build(
@@ -130,6 +134,52 @@ def test_first_weights_of_their_own(bank, model, tmp_path):
   )
   assert np.abs(own[0] - own[1]).max() > 0.1
   np.testing.assert_allclose(shared.vectors[0], shared.vectors[1], atol=1e-5)
+
+
+def test_networks_of_several_widths_in_one_program(built, bank, model):
+  _, found = built
+  several = widths.make([model, *NARROWER])
+  flat, narrow = members.flatten(model), members.flatten(NARROWER[0])
+  own = found.vectors[found.widths == 1]
+  assert sorted(np.bincount(found.widths).tolist()) == [2, 3]
+  assert not own[:, several.masks[1] == 0].any() and own[:, several.masks[1] == 1].all()
+  assert found.accuracy[found.widths == 1].mean() > 0.6
+  assert found.head['narrower'] == [NARROWER[0].spec]
+  # Cut out and put back, they are the same network with the same gradient.
+  cut = several.cut(1, flat.unravel(own[0]))
+  np.testing.assert_array_equal(flat.ravel(several.embed(cut)), own[0])
+  images = jnp.asarray(bank.images[:8])
+  loss = lambda f: lambda vector: jnp.square(f.logits(vector, images)).sum()
+  whole = jax.grad(loss(flat))(jnp.asarray(own[0]))
+  alone = narrow.unravel(jax.grad(loss(narrow))(narrow.ravel(cut)))
+  np.testing.assert_allclose(whole, flat.ravel(several.embed(alone)), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_that_do_not_fit_into_the_widest(model):
+  for other, words in (
+    (weights_toys.model(widths=(7,)), r'shape \(7,\), there \(6,\); give the widest'),
+    (weights_toys.model(widths=(4, 4)), "'dense2'.*vary widths only"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      widths.make([model, other])
+  other = NARROWER[0]._replace(apply=lambda v, x: 2 * NARROWER[0].apply(v, x))
+  with pytest.raises(ValueError, match='computes something else'):
+    widths.make([model, other])
+
+
+def test_networks_begin_at_one_of_a_few(model):
+  flat, several = members.flatten(model), widths.make([model, *NARROWER])
+  rng = np.random.default_rng(0)
+  drawn = first_weights.draw(flat, several, 12, 3, 5, rng, jax.random.key(0))
+  assert set(drawn.start) == {0, 1, 2} and np.bincount(drawn.width).tolist() == [6, 6]
+  for number in (0, 1):
+    known = np.asarray(first_weights.shared(flat, several, 5, 3, number))
+    mine = drawn.width == number
+    np.testing.assert_array_equal(drawn.vectors[mine], known[drawn.start[mine]])
+  np.testing.assert_array_equal(
+    first_weights.shared(flat, several, 5, 1)[0],
+    flat.ravel(model.init(first_weights.shared_key(5))),
+  )
 
 
 def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
@@ -140,13 +190,16 @@ def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
   copy.mkdir()
   for file in path.iterdir():
     (copy / file.name).write_bytes(file.read_bytes())
-  with pytest.raises(ValueError, match=r"another zoo: \['recipe'\] differ"):
+  with pytest.raises(ValueError, match=r"another zoo: \['narrower', 'recipe'\] differ"):
     zoo.build(copy, model, bank, PLAN, dataclasses.replace(RECIPE, steps=61))
   shard = copy / 'shard-0001.safetensors'
   data = bytearray(shard.read_bytes())
   data[-1] ^= 1
   shard.write_bytes(data)
-  for use in (lambda: zoo.load(copy), lambda: zoo.build(copy, model, bank, PLAN, RECIPE)):
+  for use in (
+    lambda: zoo.load(copy),
+    lambda: zoo.build(copy, model, bank, PLAN, RECIPE, narrower=NARROWER),
+  ):
     with pytest.raises(ValueError, match=r'shard-0001\.safetensors is damaged'):
       use()
   shard.unlink()
@@ -156,9 +209,11 @@ def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
   assert head['plan']['seed'] == 3
 
 
-@pytest.mark.parametrize('changes', [{'size': 0}, {'shard': 0}, {'start': 'own'}])
+@pytest.mark.parametrize(
+  'changes', [{'size': 0}, {'starts': 0}, {'start': 'own'}, {'start': 'independent'}]
+)
 def test_bad_plans(changes):
-  with pytest.raises(ValueError, match=r'at least 1|choose one of'):
+  with pytest.raises(ValueError, match=r'at least 1|choose one of|none is shared'):
     dataclasses.replace(PLAN, **changes)
 
 
