@@ -9,17 +9,27 @@ and verdicts, checks.npz with figures of every task for `experiments.checks_tabl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import checks, novelty, novelty_report, starts
+from dapt_jax.weights import checks, members, novelty, novelty_report, starts
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, checks_table, compare_starts, flags, generation, zoo_task
+from experiments import (
+  build_zoo,
+  checks_table,
+  compare_starts,
+  flags,
+  generation,
+  zoo_modes,
+  zoo_task,
+)
 
 
 def check(
@@ -36,13 +46,16 @@ def check(
     tests=held.test,
     key=key,
   )
-  drawn = lambda guidance: lambda given, key: source.draw(given, key, guidance)
+  support = jnp.asarray(held.support)
+  # Statistics of normalisation are those of the task that is asked about, whatever was told.
+  asked = lambda vectors: members.refresh(task.flat, vectors, source.images, support)
+  drawn = lambda guidance: lambda given, key: asked(source.draw(given, key, guidance))
   found = {
     'generator': run(drawn(config.sample.guidance), unconditional=drawn(0.0), draws=draws),
     'generator, no guidance': run(drawn(None), unconditional=drawn(0.0), draws=draws),
   }
   for variant in source.hypernetworks:
-    written = lambda given, key, v=variant: source.written(v, given)[:, 0]
+    written = lambda given, key, v=variant: asked(source.written(v, given)[:, 0])
     found[f'hypernetwork, {variant}'] = run(written, draws=1)
   return found
 
@@ -50,9 +63,21 @@ def check(
 def round_trip(source: compare_starts.Starts, vectors: jax.Array) -> jax.Array:
   """Networks f32[N, size] encoded and decoded again by the autoencoder."""
   coder, params = source.coder, source.arrays.coder
-  codes = jax.jit(source.codec.encode)(zoo_task.variables(source.task, np.asarray(vectors)))
+  codes = zoo_modes.encode(source.task, source.codec, _as_zoo(source, vectors))
   again = jax.jit(lambda x: coder.decode(params, coder.encode(params, x)[0]))(codes)
-  return zoo_task.vectors(source.task, source.codec, again)
+  return zoo_task.vectors(source.task, source.codec, again, source.width)
+
+
+def fresh(source: compare_starts.Starts, held: zoo_task.Held) -> np.ndarray:
+  """f32[T, compare.trained, size], networks trained on the tasks, in the order of the zoo."""
+  made = zoo_task.trained(source.config, source.task, held)
+  own = _as_zoo(source, made.reshape(-1, made.shape[-1]))
+  return zoo_modes.aligned(source.config, source.task, own, source.zoo).vectors.reshape(made.shape)
+
+
+def _as_zoo(source: compare_starts.Starts, vectors: jax.Array) -> zoo_lib.Zoo:
+  records = [{'width': source.width}] * len(vectors)
+  return dataclasses.replace(source.zoo, records=records, vectors=np.asarray(vectors))
 
 
 def report(source: compare_starts.Starts, held: zoo_task.Held) -> novelty_report.Report:
@@ -60,11 +85,12 @@ def report(source: compare_starts.Starts, held: zoo_task.Held) -> novelty_report
   config, task = source.config, source.task
   s = config.sample
   given = source.conditions(held.support)
+  drawn = source.sampled(given, s.candidates, s.guidance, f'{held.part} guided')
   return novelty.report(
     task.flat,
     source.vectors,
-    source.sampled(given, s.candidates, s.guidance, f'{held.part} guided'),
-    zoo_task.trained(config, task, held),
+    compare_starts.refreshed(task, drawn, source.images, jnp.asarray(held.support)),
+    jnp.asarray(fresh(source, held)),
     starts.best_rows(task.flat, source.vectors, source.images, held.support),
     source.images,
     held.test,

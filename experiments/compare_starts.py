@@ -27,7 +27,6 @@ from dapt_jax.weights import (
   codec,
   first_weights,
   generator,
-  joint,
   members,
   novelty,
   starts,
@@ -146,13 +145,6 @@ class Starts:
     """{method: first weights f32[size]} for all tasks."""
     return train_baselines.run(self.config, self.task, self.zoo, self.workdir)
 
-  def class_means(self, support: np.ndarray) -> jax.Array:
-    """f32[T, 1, size], the jointly trained body with heads of class means."""
-    task = self.task
-    variables = task.flat.unravel(self.baselines['joint'])
-    one = lambda rows: task.flat.ravel(joint.with_means(task.model, variables, self.images, rows))
-    return jax.jit(lambda s: jax.lax.map(one, s))(jnp.asarray(support))[:, None]
-
   def of_baselines(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """What was learned for all tasks, and networks trained on each with more images."""
     shape = (len(held.tasks), 1, self.task.flat.size)
@@ -161,7 +153,9 @@ class Starts:
     made: dict[str, Callable[[], jax.Array]]
     made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
     if 'joint' in chosen:
-      made['joint body, class means'] = lambda: self.class_means(held.support)
+      made['joint body, class means'] = lambda: train_baselines.class_means(
+        self.config, self.task, self.baselines['joint'], held.support
+      )
     many = f'trained on {self.config.zoo.per_class} images a class'
     return {**made, many: lambda: zoo_task.trained(self.config, self.task, held)}
 

@@ -41,7 +41,7 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
     *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
     meta.episodes(inner.group, config.sample.support),
-    (jnp.asarray(rows), jnp.asarray(task.bank.images)),
+    (jnp.asarray(rows), task.images),
     c.steps,
   ).params
 
@@ -50,23 +50,31 @@ def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -
   """First weights f32[size] with a jointly trained body and a head of zeros."""
   c, split = config.joint, task.bank.split
   settings = joint.Settings(len(split.views), split.source_classes, c.learning_rate, c.steps)
-  made = joint.make(settings, task.model)
+  wide = zoo_task.with_outputs(config, task, settings.views * settings.classes)
+  made, drawn = joint.make(settings, wide), joint.draw(c.batch_size, config.fresh.warped)
   start = made.init(seeds.key(config.seed, 'joint'))
   variables = train_generator.fit(
-    *(
-      config,
-      path,
-      'joint',
-      made.update,
-      start,
-      joint.draw(c.batch_size, config.fresh.warped),
-      data,
-      c.steps,
-    ),
+    config, path, 'joint', made.update, start, drawn, data, c.steps
   ).params
   some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
-  variables = recalibration.recalibrate(made.model.apply_train, variables, some)
-  return task.flat.ravel(joint.with_zeros(task.model, variables))
+  variables = recalibration.recalibrate(wide.apply_train, variables, some)
+  found = joint.with_zeros(variables, config.data.num_classes)
+  return task.flat.ravel(task.widths.embed(found))
+
+
+def class_means(
+  config: Any, task: zoo_task.ZooTask, found: jax.Array, support: np.ndarray
+) -> jax.Array:
+  """f32[T, 1, size], the body f32[size] with heads of class means of i32[T, classes, k]."""
+  variables = task.widths.cut(config.sample.width, task.flat.unravel(found))
+  reader = zoo_task.with_outputs(config, task, joint.width(variables))
+
+  @jax.jit
+  def one(rows: jax.Array) -> jax.Array:
+    made = joint.with_means(reader, variables, task.images, rows)
+    return task.flat.ravel(task.widths.embed(made))
+
+  return jnp.stack([one(rows) for rows in jnp.asarray(support)])[:, None]
 
 
 def run(
@@ -74,10 +82,11 @@ def run(
 ) -> dict[str, jax.Array]:
   """Trains what is not trained yet; {method: first weights f32[size]}."""
   rows = zoo_task.training_rows(config, task, found)
-  data = joint.labelled(found.tasks, rows, jnp.asarray(task.bank.images))
+  data = joint.labelled(found.tasks, rows, task.images)
   out = {}
   for method in config.compare.baselines:
-    path = pathlib.Path(workdir) / f'baseline-{method}'
+    width = f'-{config.sample.width}' if config.sample.width else ''
+    path = pathlib.Path(workdir) / f'baseline-{method}{width}'
     if method == 'joint':
       out[method] = body(config, task, data, path)
     else:

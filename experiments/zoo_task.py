@@ -88,7 +88,7 @@ def load(config: Any) -> ZooTask:
   for part in config.compare.parts:
     split.draw(part, 1, 0)  # an empty part is an error before any work
   bank = Bank(split, sources, (c.per_class, c.test_per_class))
-  models, arch = _networks(config, bank.images.shape[1:])
+  models, arch = _networks(config, bank.images.shape[1:], c.num_classes)
   return ZooTask(bank, models[0], members.flatten(models[0]), widths_lib.make(models), arch)
 
 
@@ -102,7 +102,7 @@ def _read(c: Any, name: str) -> bank_lib.Source:
 
 
 def _networks(
-  config: Any, input_shape: tuple[int, ...]
+  config: Any, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[list[model_lib.Model], str | None]:
   """(the networks of all widths, fingerprint of what is left of the only one)."""
   c = config.model
@@ -110,7 +110,7 @@ def _networks(
     model_lib.create(
       c.name,
       input_shape=input_shape,
-      num_classes=config.data.num_classes,
+      num_classes=num_classes,
       in_loop=True,
       **{**c.options.to_dict(), **changes},
     )
@@ -120,6 +120,11 @@ def _networks(
     return models, None
   arch = dapt.Architecture.load(c.architecture)
   return [cut.cut(models[0], arch, in_loop=True)], arch.fingerprint()
+
+
+def with_outputs(config: Any, task: ZooTask, count: int) -> model_lib.Model:
+  """The network of width `sample.width` with another number of outputs."""
+  return _networks(config, task.model.input_shape, count)[0][config.sample.width]
 
 
 def head(config: Any, task: ZooTask) -> dict[str, Any]:
@@ -191,8 +196,8 @@ def fresh_rows(config: Any, task: ZooTask) -> np.ndarray | None:
 
 
 def first_weights(config: Any, task: ZooTask) -> jax.Array:
-  """f32[size], the initialisation that all networks of a zoo share."""
-  return start_lib.shared(task.flat, task.widths, config.seed, 1)[0]
+  """f32[size], the first initialisation that networks of width `sample.width` share."""
+  return start_lib.shared(task.flat, task.widths, config.seed, 1, config.sample.width)[0]
 
 
 def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
@@ -209,8 +214,10 @@ def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
   if config.zoo.start == 'shared':
     start = jnp.broadcast_to(first_weights(config, task), (len(keys), task.flat.size))
   else:
-    start = jax.vmap(lambda k: task.flat.ravel(task.model.init(jax.random.fold_in(k, 1))))(keys)
-  run = members.train(task.flat, recipe(config), start, jnp.asarray(bank.images), rows, keys)
+    init = task.widths.models[config.sample.width].init
+    own = lambda k: task.flat.ravel(task.widths.embed(init(jax.random.fold_in(k, 1))))
+    start = jax.vmap(own)(keys)
+  run = members.train(task.flat, recipe(config), start, task.images, rows, keys)
   return run.vector.reshape(len(tasks.tasks), count, task.flat.size)
 
 

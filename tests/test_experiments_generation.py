@@ -514,6 +514,23 @@ def test_statistics_of_a_start_are_those_of_its_support(cut):
   assert kept['new_view/digits']['share'] == 1.0 and (path / 'held-new_view-digits').is_dir()
 
 
+def test_a_joint_body_of_a_cut_network(cut):
+  config, task, found, path, _ = cut
+  config = config.copy_and_resolve_references()
+  config.compare.baselines, config.joint.steps = ('joint',), 40
+  start = train_baselines.run(config, task, found, str(path))['joint']
+  assert start.shape == (task.flat.size,)
+  held = zoo_task.held(config, task, 'new_view/digits')
+  made = train_baselines.class_means(config, task, start, held.support)
+  # Features and statistics are those of the support: taking these anew changes nothing.
+  support = jnp.asarray(held.support)
+  again = compare_starts.refreshed(task, made, task.images, support)
+  np.testing.assert_allclose(made, again, atol=1e-4)
+  right = members.accuracy(task.flat, again[:, 0], task.images, support)
+  assert right.mean() > 0.6
+  assert set(np.unique(task.flat.unravel(start)['params']['head']['kernel'])) == {0.0}
+
+
 def test_parts_that_do_not_exist():
   config = tiny()
   config.compare.parts = ('new_view/mnist',)

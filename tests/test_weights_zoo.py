@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import weights_toys
 
+from dapt_jax.models import model as model_lib
 from dapt_jax.training import repeated
 from dapt_jax.weights import first_weights, joint, members, meta, starts, widths, zoo
 
@@ -303,14 +304,21 @@ def test_a_joint_body_serves_new_heads(bank, model):
   for task, own in zip(tasks, rows):
     for source_class, images in zip(task.classes, own):
       assert {place[i] for i in images.tolist()} == {(task.view, source_class)}
-  made = joint.make(joint.Settings(3, weights_toys.CLASSES, 0.02, 150), model)
+  outputs = lambda n: model_lib.create(
+    'mlp', input_shape=(4, 4, 1), num_classes=n, in_loop=True, widths=(6,)
+  )
+  settings = joint.Settings(3, weights_toys.CLASSES, 0.02, 150)
+  with pytest.raises(ValueError, match='3 heads of 5 classes need 15'):
+    joint.make(settings, model)
+  made = joint.make(settings, outputs(15))
   run = jax.jit(repeated.repeated(made.update, joint.draw(16), 150))
   state, metrics = run(made.init(jax.random.key(0)), data)
   assert metrics['error'] < 0.5
-  variables = joint.with_zeros(model, state.params)
+  variables = joint.with_zeros(state.params, 3)
   flat, _, images, train, test, _ = _problem(bank, model)
   assert not np.asarray(model.apply(variables, images[:9])).any()
-  means = jax.jit(jax.vmap(lambda s: flat.ravel(joint.with_means(model, variables, images, s))))
+  reader = outputs(joint.width(variables))
+  means = jax.jit(jax.vmap(lambda s: flat.ravel(joint.with_means(reader, variables, images, s))))
   asked = members.accuracy(flat, means(train), images, test).mean()
   other = members.accuracy(flat, means(jnp.roll(train, 1, axis=1)), images, test).mean()
   assert asked > 0.8 and other < 0.2  # the head follows the labels of its support

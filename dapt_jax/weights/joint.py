@@ -97,32 +97,36 @@ class Training(NamedTuple):
   """A joint training as pure functions.
 
   Attributes:
-    model: the network with all heads side by side.
-    init: `init(key) -> learner.State`, whose parameters are variables of `model`.
+    init: `init(key) -> learner.State`, whose parameters are variables.
     update: `update(state, batch Labelled, axis_name=None) -> (state, metrics)`.
   """
 
-  model: model_lib.Model
   init: Callable[[PRNGKey], learner.State]
   update: Callable[..., tuple[learner.State, learner.Metrics]]
 
 
 def make(settings: Settings, model: model_lib.Model) -> Training:
-  """Makes a joint training of the body of a network.
+  """Makes a joint training.
 
   Args:
     settings: see `Settings`.
-    model: the network of a task.
+    model: the network of a task, with `views * classes` outputs: all heads side by side.
+
+  Raises:
+    ValueError: for another number of outputs.
   """
-  spec = {**model.spec, 'num_classes': settings.views * settings.classes}
-  wide = model_lib.create(**spec.pop('config'), **spec, in_loop=True)
+  if model.num_classes != settings.views * settings.classes:
+    raise ValueError(
+      f'the network has {model.num_classes} outputs; {settings.views} heads of {settings.classes} '
+      f'classes need {settings.views * settings.classes}'
+    )
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def loss(
     variables: Params, batch: Labelled, key: PRNGKey, axis_name: str | None
   ) -> tuple[jax.Array, learner.Metrics]:
     del key, axis_name  # nothing is drawn, and every image has a loss of its own
-    logits = wide.apply_train(variables, batch.images[batch.rows])[0]
+    logits = model.apply_train(variables, batch.images[batch.rows])[0]
     every = logits.reshape(-1, settings.views, settings.classes)
     own = every[jnp.arange(len(every)), batch.view]
     value = optax.softmax_cross_entropy_with_integer_labels(own, batch.label).mean()
@@ -130,35 +134,48 @@ def make(settings: Settings, model: model_lib.Model) -> Training:
 
   def init(key: PRNGKey) -> learner.State:
     of_params, of_run = jax.random.split(key)
-    return learner.begin(wide.init(of_params), optimizer, of_run)
+    return learner.begin(model.init(of_params), optimizer, of_run)
 
-  return Training(wide, init, learner.make_update(loss, optimizer))
+  return Training(init, learner.make_update(loss, optimizer))
 
 
-def with_zeros(model: model_lib.Model, variables: Params) -> Params:
-  """Variables of `model`: the body of a network with other classes, and a head of zeros."""
-  head = jax.eval_shape(model.init, jax.random.key(0))['params']['head']
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), head)
-  return {**variables, 'params': {**variables['params'], 'head': zeros}}
+def width(variables: Params) -> int:
+  """Number of features that the head reads."""
+  return int(variables['params']['head']['kernel'].shape[0])
+
+
+def with_head(variables: Params, kernel: jax.Array, bias: jax.Array) -> Params:
+  """The same body with another head, kernel f32[F, classes] and bias f32[classes]."""
+  head = {'kernel': kernel, 'bias': bias}
+  return {**variables, 'params': {**variables['params'], 'head': head}}
+
+
+def with_zeros(variables: Params, num_classes: int) -> Params:
+  """The body with a head of zeros for another number of classes."""
+  zeros = jnp.zeros((width(variables), num_classes))
+  return with_head(variables, zeros, jnp.zeros(num_classes))
 
 
 def with_means(
-  model: model_lib.Model, variables: Params, images: jax.Array, support: jax.Array
+  reader: model_lib.Model, variables: Params, images: jax.Array, support: jax.Array
 ) -> Params:
-  """Variables with a head of class means.
+  """The body with a head of class means.
 
   Args:
-    model: the network of a task.
-    variables: of it; the head does not matter.
+    reader: the network with as many outputs as features, see `width`.
+    variables: of the body; the head does not matter.
     images: f32[n, H, W, C].
-    support: i32[classes, k], labelled images of the task, two or more a class.
+    support: i32[classes, k], labelled images of the task, two or more a class. They give the
+      statistics of normalisation, too.
   """
-  features = model.features(variables, images[support.reshape(-1)])
-  own = features.reshape(*support.shape, -1)
+  size = width(variables)
+  # A head that copies its input: cut networks have no other way to their features.
+  copying = with_head(variables, jnp.eye(size), jnp.zeros(size))
+  features, statistics = reader.apply_train(copying, images[support.reshape(-1)])
+  own = features.reshape(*support.shape, size)
   means = own.mean(1)
   variance = jnp.maximum(jnp.square(own - means[:, None]).mean(), 1e-6)
   # The same vector taken from all classes changes no probability, and keeps logits small.
   kernel = (means - means.mean(0)) / variance
   bias = -0.5 * jnp.square(means).sum(1) / variance
-  head = {'kernel': kernel.T, 'bias': bias - bias.mean()}
-  return {**variables, 'params': {**variables['params'], 'head': head}}
+  return with_head({**variables, **statistics}, kernel.T, bias - bias.mean())
