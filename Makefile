@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-families study-families-pruned study-efficientnet study-random clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-families study-families-pruned study-efficientnet study-modes study-random clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -16,7 +16,7 @@ $(VENV)/.installed: setup.py
 
 setup: $(VENV)/.installed  ## make .venv and install the package with what the tests need
 
-demo: setup  ## prune -> transfer -> report on the embedded images (a few minutes)
+demo: setup  ## prune -> transfer -> first weights -> report on the embedded images (a few minutes)
 	$(PY) -m experiments.pipeline --config=configs/demo.py --workdir=runs/demo
 
 test: setup  ## the whole test suite
@@ -57,6 +57,9 @@ study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> 
 	$(PY) -m dapt_jax.data.fetch icons fashion_mnist
 	JAX_COMPILATION_CACHE_DIR=runs/study-efficientnet/compiled \
 	  $(PY) -m experiments.pipeline --config=configs/efficientnet.py --workdir=runs/study-efficientnet
+
+study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task
+	$(PY) -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes
 
 study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
 	RANDOM_NETWORKS=300 $(PY) -m pytest tests/test_graph_random.py

@@ -10,6 +10,7 @@ fine-tuning on the support images from both. Writes WORKDIR/starts.json and .npz
 from __future__ import annotations
 
 import functools
+import io
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +19,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dapt_jax import files
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
+from dapt_jax.types import PRNGKey
+from dapt_jax.weights import (
+  batches,
+  codec,
+  first_weights,
+  generator,
+  joint,
+  members,
+  novelty,
+  starts,
+  trained,
+)
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_task
+from experiments import (
+  build_zoo,
+  flags,
+  generation,
+  train_baselines,
+  train_generator,
+  zoo_modes,
+  zoo_task,
+)
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
@@ -29,81 +50,131 @@ _NOISE = 0.3
 _PART = 256
 
 
+#: How tables call what is trained for all tasks.
+NAMES = {
+  'reptile': 'Reptile',
+  'anil': 'ANIL, first order',
+  'joint': 'joint body, new head',
+}
+
+
 class Starts:
-  """Candidates of every method for the tasks of one part."""
+  """Candidates of every method for the tasks of one part, networks of width `sample.width`."""
 
   def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
     root = pathlib.Path(workdir)
-    self.config, self.task, self.zoo = config, task, found
+    self.config, self.task, self.width = config, task, config.sample.width
+    self.zoo, self.workdir = found, workdir
+    alike = found.widths == self.width
+    self.vectors = found.vectors[alike]
     self.images = task.images
+    for name in ('codec.json', 'generator.json'):
+      if not (root / name).is_file():
+        raise FileNotFoundError(
+          f'{root / name} is missing; run experiments.train_generator --workdir={root} first'
+        )
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
+    self.arrays.require(config, generation.FREE)
     zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
-    self.rows = zoo_task.training_rows(config, task, found)
+    self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
-    size = self.codec.shape[0]
-    coder = train_generator.coder_of(config, size, outputs)
-    none = jnp.zeros((0, config.autoencoder.latent))
+    parts = train_generator.parts_of(task, self.codec)
+    self.coder = coder = train_generator.coder_of(config, parts, outputs)
+    none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
-    width = self.conditions(self.rows[:1]).shape[1]
+    shape = self.conditions(self.rows[:1]).shape[1:]
     self.generator = train_generator.generator_of(
-      config, coder, self.arrays.coder, latents, width, outputs
+      config, coder, self.arrays.coder, latents, shape, outputs
     )
     self.hypernetworks = {
-      v: train_generator.hypernetwork_of(config, v, size, outputs)
+      v: train_generator.hypernetwork_of(config, v, parts, outputs)
       for v in config.hypernetwork.variants
     }
 
   @functools.cached_property
   def stored(self) -> np.ndarray:
-    """f32[N, C], conditions of the tasks of the zoo."""
+    """f32[N, classes, C], conditions of the tasks of the zoo."""
     return np.asarray(self.conditions(self.rows))
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of the first `sample.support` images of every class."""
+    """f32[T, classes, C], of the first `sample.support` images of every class."""
     return self.condition(self.images, rows[:, :, : self.config.sample.support])
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of other images, i32[T, classes, k] being their rows."""
+    """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
     # In parts: all images of a zoo's conditions at once would be gigabytes.
     parts = np.array_split(rows, -(-len(rows) // _PART))
-    return jnp.concatenate([batches.condition(images, jnp.asarray(part)) for part in parts])
+    given = jnp.concatenate([batches.condition(images, jnp.asarray(part)) for part in parts])
+    return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
 
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
   ) -> jax.Array:
     """f32[T, count, size], draws of the generator."""
-    s = self.config.sample
-
-    @jax.jit
-    def draw(params: Any, given: jax.Array, key: Any) -> jax.Array:
-      options = {'method': s.method, 'num_steps': s.steps}
-      return self.generator.sample(params, given, key, guidance, **options)
-
     given = jnp.repeat(conditions, count, axis=0)
-    codes = draw(self.arrays.generator, given, seeds.key(self.config.seed, name))
-    found = zoo_task.vectors(self.task, self.codec, codes)
+    found = self.draw(given, seeds.key(self.config.seed, name), guidance)
     return found.reshape(len(conditions), count, -1)
+
+  def draw(self, conditions: jax.Array, key: PRNGKey, guidance: float | None) -> jax.Array:
+    """f32[T, size], a draw of the generator for every condition; guidance 0 leaves it out."""
+    codes = self._codes(self.arrays.generator, conditions, key, guidance)
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)
+
+  @functools.cached_property
+  def _codes(self) -> Callable[..., jax.Array]:
+    """The compiled sampler; kept, since compiling it takes longer than drawing."""
+    options = {'method': self.config.sample.method, 'num_steps': self.config.sample.steps}
+    return jax.jit(functools.partial(self.generator.sample, **options))
 
   def written(self, variant: str, conditions: jax.Array) -> jax.Array:
     """f32[T, 1, size], what a hypernetwork writes."""
     predict = jax.jit(self.hypernetworks[variant].predict)
     codes = predict(self.arrays.hypernetwork[variant], conditions)
-    return zoo_task.vectors(self.task, self.codec, codes)[:, None]
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)[:, None]
+
+  def random(self, count: int, k: int, key: PRNGKey) -> jax.Array:
+    """f32[count, k, size], fresh weights of the width."""
+    widths = self.task.widths
+    model = widths.models[self.width]
+    whole = model._replace(init=lambda own: widths.embed(model.init(own)))
+    return starts.random(self.task.flat, whole, count, k, key)
+
+  @functools.cached_property
+  def baselines(self) -> dict[str, jax.Array]:
+    """{method: first weights f32[size]} for all tasks."""
+    return train_baselines.run(self.config, self.task, self.zoo, self.workdir)
+
+  def class_means(self, support: np.ndarray) -> jax.Array:
+    """f32[T, 1, size], the jointly trained body with heads of class means."""
+    task = self.task
+    variables = task.flat.unravel(self.baselines['joint'])
+    one = lambda rows: task.flat.ravel(joint.with_means(task.model, variables, self.images, rows))
+    return jax.jit(lambda s: jax.lax.map(one, s))(jnp.asarray(support))[:, None]
+
+  def of_baselines(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
+    """What was learned for all tasks, and networks trained on each with more images."""
+    shape = (len(held.tasks), 1, self.task.flat.size)
+    spread = lambda name: jnp.broadcast_to(self.baselines[name], shape)
+    chosen = self.config.compare.baselines
+    made: dict[str, Callable[[], jax.Array]]
+    made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
+    if 'joint' in chosen:
+      made['joint body, class means'] = lambda: self.class_means(held.support)
+    many = f'trained on {self.config.zoo.per_class} images a class'
+    return {**made, many: lambda: zoo_task.trained(self.config, self.task, held)}
 
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
-    config, task, vectors = self.config, self.task, self.zoo.vectors
+    config, task, vectors = self.config, self.task, self.vectors
     count, k = len(held.tasks), config.sample.candidates
     given = self.conditions(held.support)
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
-    first = task.flat.ravel(
-      task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
-    )
+    first = first_weights.shared(task.flat, task.widths, config.seed, config.zoo.starts, self.width)
     return {
-      'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
-      'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
+      'random': lambda: self.random(count, k, key('random')),
+      'shared first weights': lambda: jnp.broadcast_to(first, (count, *first.shape)),
       'zoo mean': lambda: starts.mean(vectors, count),
       'nearest': lambda: starts.nearest(vectors, self.stored, np.asarray(given), k),
       'nearest + noise': lambda: starts.noisy(
@@ -113,6 +184,7 @@ class Starts:
       **{
         f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks
       },
+      **self.of_baselines(held),
       'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
       'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
     }
@@ -180,7 +252,9 @@ def save(results: dict[str, Any], config: Any, workdir: str) -> None:
   flat = {
     f'{p}|{m}|{n}': a for p, ms in results.items() for m, ns in ms.items() for n, a in ns.items()
   }
-  np.savez(root / 'starts.npz', steps=np.array(config.compare.steps), **flat)
+  buffer = io.BytesIO()
+  np.savez(buffer, steps=np.array(config.compare.steps), **flat)
+  files.replace([(root / 'starts.npz', buffer.getvalue())], 'the comparison')
   means = {name: np.asarray(a.mean(-1)).round(5).tolist() for name, a in flat.items()}
   writers.write_json(root / 'starts.json', {'config': config.to_dict(), 'means': means})
 

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from dapt_jax.training import checkpoint, runner
 from dapt_jax.training import workdir as workdir_lib
-from experiments import schema
+from experiments import generation, schema
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration file, e.g. configs/demo.py; override with --config.a.b=value.'
@@ -69,8 +69,10 @@ def _parse(rules: types.ModuleType, argv: list[str]) -> list[str]:
   for argument in argv[1:]:
     if argument.startswith('--config.'):
       name = argument.removeprefix('--config.').split('=')[0]
-      if name not in rules.SCHEMA and not name.startswith('model.options.'):
-        near = difflib.get_close_matches(name, rules.SCHEMA, n=3)
+      section = f'{schema.FIRST_WEIGHTS}.' if name.startswith(schema.FIRST_WEIGHTS) else ''
+      known = [section + n for n in (generation if section else rules).SCHEMA]
+      if name not in known and not name.startswith(f'{section}model.options.'):
+        near = difflib.get_close_matches(name, known, n=3)
         hint = f'the nearest are {", ".join(near)}' if near else f'see {rules.__name__}'
         _refuse(f'{argument}: the configuration has no field {name}; {hint}')
   try:

@@ -1,5 +1,7 @@
 """The main job: prune on a source, transfer to few-shot targets, report.
 
+With a section `first_weights` in the configuration a generator of first weights is trained as well.
+
   python -m experiments.pipeline --config=configs/demo.py --workdir=runs/demo
 
 Stages that are finished are not repeated; Ctrl-C or SIGTERM saves, and the same command goes on.
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dapt_jax.training import writers
-from experiments import flags, prune, report, transfer
+from experiments import first_weights, flags, prune, report, transfer
 from experiments import task as task_lib
 
 
@@ -24,6 +26,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   root = pathlib.Path(workdir)
   if overwrite:
     flags.clear([*(root / 'search').glob('*'), root / 'source', root / 'transfer'])
+    first_weights.clear(workdir)
     (root / 'stages.json').unlink(missing_ok=True)
   clock = _Clock(root / 'stages.json')
   with clock.stage('data and graph'):
@@ -38,6 +41,9 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
     print(f'{name}: {shares}')
   with clock.stage('baselines and retraining'):
     rows = transfer.run(config, task, workdir, learned)
+  if 'first_weights' in config:
+    with clock.stage('first weights'):
+      first_weights.run(config.first_weights, workdir)
   path = report.make(config, task, workdir, rows, learned, clock.stages)
   print(f'report: {path.resolve()}')
 

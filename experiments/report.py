@@ -22,7 +22,7 @@ import dapt_jax as dapt
 from dapt_jax.report import data as report_data
 from dapt_jax.report import page
 from dapt_jax.training import writers
-from experiments import candidates, flags, latency, outputs, prune, transfer
+from experiments import candidates, first_weights, flags, latency, outputs, prune, transfer
 from experiments import task as task_lib
 
 NOTES = (
@@ -62,6 +62,7 @@ def make(
     searches=[describe(task, workdir, name, arch) for name, arch in learned.items()],
     results=rows,
     latency=latency.measure(config, task, candidates.make(config, task, workdir, learned)),
+    first_weights=first_weights.read(config.get('first_weights'), workdir),
   )
   path = pathlib.Path(workdir) / 'report.html'
   page.build(data, path)

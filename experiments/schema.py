@@ -10,6 +10,7 @@ from dapt_jax import gates, pruning
 from dapt_jax.graph import LEVELS, UNITS
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
+from experiments import generation
 
 Rule = config_lib.Rule
 BASELINES = ('dense', 'random', 'uniform', 'same_counts', 'shuffled')
@@ -17,6 +18,9 @@ SEARCHES = ('one_temperature', 'fixed_weights')
 DENSE = ('inherited', 'pretrained_finetune', 'pretrained_readout')
 #: Classical criteria that a baseline may name; as a baseline 'random' is a better sampler.
 CRITERIA = tuple(name for name in pruning.criteria.NAMES if name != 'random')
+
+#: An optional section, a whole configuration of `generation`; without it the stage is left out.
+FIRST_WEIGHTS = 'first_weights'
 
 _names = Rule(str, min=1)
 _share = Rule(float, above=0, max=1)
@@ -189,7 +193,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     training.config.ConfigError: every problem at once, with the allowed names and values.
     ValueError: for fields that do not go together.
   """
-  config_lib.check(config, SCHEMA)
+  config_lib.check({name: config[name] for name in config if name != FIRST_WEIGHTS}, SCHEMA)
+  if FIRST_WEIGHTS in config:
+    try:
+      generation.check(config[FIRST_WEIGHTS])
+    except config_lib.ConfigError as error:
+      raise config_lib.ConfigError(f'in the section {FIRST_WEIGHTS}: {error}') from error
   search = config.search
   if search.hard_end > search.hard_start:
     raise ValueError(

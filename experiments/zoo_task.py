@@ -17,12 +17,15 @@ from dapt_jax.models import cut
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import Bank, Task, splits
 from dapt_jax.tasks import bank as bank_lib
+from dapt_jax.training import seeds
 from dapt_jax.types import Params
+from dapt_jax.weights import first_weights as start_lib
 from dapt_jax.weights import members, zoo
+from dapt_jax.weights import widths as widths_lib
 from dapt_jax.weights.codec import Codec
 
 # What a random number generator is seeded with beside the configuration's seed.
-_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH = 1, 2, 3, 4, 5
+_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH, _WHOLE = 1, 2, 3, 4, 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +34,16 @@ class ZooTask:
 
   Attributes:
     bank: all images of all views.
-    model: the network of all members.
+    model: the network of all members, the widest one.
     flat: its flat form.
+    widths: all networks, the model first.
     architecture: fingerprint of what is left of the network, None for all of it.
   """
 
   bank: Bank
   model: model_lib.Model
   flat: members.Flat
+  widths: widths_lib.Widths
   architecture: str | None = None
 
   @functools.cached_property
@@ -83,8 +88,8 @@ def load(config: Any) -> ZooTask:
   for part in config.compare.parts:
     split.draw(part, 1, 0)  # an empty part is an error before any work
   bank = Bank(split, sources, (c.per_class, c.test_per_class))
-  model, arch = _network(config, bank.images.shape[1:])
-  return ZooTask(bank, model, members.flatten(model), arch)
+  models, arch = _networks(config, bank.images.shape[1:])
+  return ZooTask(bank, models[0], members.flatten(models[0]), widths_lib.make(models), arch)
 
 
 def _read(c: Any, name: str) -> bank_lib.Source:
@@ -96,20 +101,25 @@ def _read(c: Any, name: str) -> bank_lib.Source:
   return (train, test[0]) if test else train
 
 
-def _network(config: Any, input_shape: tuple[int, ...]) -> tuple[model_lib.Model, str | None]:
-  """(the network of all members, fingerprint of what is left of it)."""
+def _networks(
+  config: Any, input_shape: tuple[int, ...]
+) -> tuple[list[model_lib.Model], str | None]:
+  """(networks of all widths, the widest first; fingerprint of what is left of it)."""
   c = config.model
-  model = model_lib.create(
-    c.name,
-    input_shape=input_shape,
-    num_classes=config.data.num_classes,
-    in_loop=True,
-    **c.options.to_dict(),
-  )
+  models = [
+    model_lib.create(
+      c.name,
+      input_shape=input_shape,
+      num_classes=config.data.num_classes,
+      in_loop=True,
+      **{**c.options.to_dict(), **changes},
+    )
+    for changes in ({}, *c.narrower)
+  ]
   if c.architecture is None:
-    return model, None
+    return models, None
   arch = dapt.Architecture.load(c.architecture)
-  return cut.cut(model, arch, in_loop=True), arch.fingerprint()
+  return [cut.cut(models[0], arch, in_loop=True)], arch.fingerprint()
 
 
 def head(config: Any, task: ZooTask) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def recipe(config: Any) -> members.Recipe:
 
 def plan(config: Any, **changes: Any) -> zoo.Plan:
   """What the zoo is made of."""
-  fields = ('size', 'per_class', 'test_per_class', 'start', 'shard')
+  fields = ('size', 'per_class', 'test_per_class', 'start', 'starts', 'shard')
   return zoo.Plan(**{**{f: config.zoo[f] for f in fields}, 'seed': config.seed, **changes})
 
 
@@ -167,10 +177,41 @@ def training_rows(config: Any, task: ZooTask, found: zoo.Zoo) -> np.ndarray:
   return task.bank.draw(found.tasks, 'zoo', 'train', per_class, config.seed + _TRAIN)
 
 
-def fresh_rows(config: Any, task: ZooTask, count: int) -> np.ndarray:
-  """i32[count, classes, K], training images of tasks of the zoo's part, networks or not."""
-  tasks = task.bank.split.draw('zoo', count, config.seed + _FRESH)
-  return task.bank.draw(tasks, 'zoo', 'train', config.zoo.per_class, config.seed + _FRESH)
+def fresh_rows(config: Any, task: ZooTask) -> np.ndarray | None:
+  """i32[F, classes, K], training images of more tasks of the zoo's part; None if not wanted."""
+  count, seed = config.fresh.tasks, config.seed + _FRESH
+  if not count:
+    return None
+  tasks = task.bank.split.draw('zoo', count, seed)
+  mixed = round(config.fresh.mixed * count)
+  draws = (task.bank.mix, tasks[:mixed]), (task.bank.draw, tasks[mixed:])
+  return np.concatenate(
+    [f(some, 'zoo', 'train', config.zoo.per_class, seed) for f, some in draws if some]
+  )
+
+
+def first_weights(config: Any, task: ZooTask) -> jax.Array:
+  """f32[size], the initialisation that all networks of a zoo share."""
+  return start_lib.shared(task.flat, task.widths, config.seed, 1)[0]
+
+
+def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
+  """f32[T, compare.trained, size], networks trained on held-out tasks as those of the zoo are.
+
+  Each has images of its own, as many as a network of the zoo: more than `tasks.support`.
+  """
+  bank, count = task.bank, config.compare.trained
+  repeated = [t for t in tasks.tasks for _ in range(count)]
+  seed = config.seed + _WHOLE
+  rows = jnp.asarray(bank.draw(repeated, tasks.part, 'train', config.zoo.per_class, seed))
+  root = seeds.key(config.seed, f'trained {tasks.part}')
+  keys = jax.random.split(root, len(repeated))
+  if config.zoo.start == 'shared':
+    start = jnp.broadcast_to(first_weights(config, task), (len(keys), task.flat.size))
+  else:
+    start = jax.vmap(lambda k: task.flat.ravel(task.model.init(jax.random.fold_in(k, 1))))(keys)
+  run = members.train(task.flat, recipe(config), start, task.images, rows, keys)
+  return run.vector.reshape(len(tasks.tasks), count, task.flat.size)
 
 
 def variables(task: ZooTask, vectors: np.ndarray) -> Params:
@@ -178,6 +219,9 @@ def variables(task: ZooTask, vectors: np.ndarray) -> Params:
   return jax.jit(jax.vmap(task.flat.unravel))(jnp.asarray(vectors))
 
 
-def vectors(task: ZooTask, codec: Codec, codes: jax.Array) -> jax.Array:
-  """Codes f32[N, D] as networks f32[N, size]."""
-  return jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))(codes)
+def vectors(
+  task: ZooTask, codec: Codec, codes: jax.Array, widths: np.ndarray | int = 0
+) -> jax.Array:
+  """Codes f32[N, D] as networks f32[N, size] of one width or of widths i[N]."""
+  decode = jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))
+  return decode(codes) * task.widths.masks[widths]

@@ -127,6 +127,30 @@ def _course(rng, ease, mask):
   return np.clip(path + 0.01 * rng.normal(size=path.shape), 0, 1)
 
 
+def first_weights(parts=('new_classes', 'new_both')):
+  """What the stage of first weights leaves, for tasks near the zoo and further from it."""
+  levels = {'random': 0.2, 'nearest': 0.7, 'best of the zoo': 0.73, 'zoo mean': 0.21}
+  levels |= {'hypernetwork, both': 0.88, 'generator': 0.91}
+  around = lambda mean: {'mean': mean, 'low': mean - 0.02, 'high': mean + 0.02}
+  rng, out = np.random.default_rng(0), []
+  for number, part in enumerate(parts):
+    scale = 1.0 - 0.3 * number
+    rows = [
+      {
+        'method': method,
+        'one': around(scale * (level - 0.02)),
+        'best': around(scale * level),
+        'ensemble': around(scale * level),
+        'curve': [scale * level + share * (0.9 - scale * level) for share in (0, 0.1, 0.5, 1)],
+      }
+      for method, level in levels.items()
+    ]
+    shown = {'task': 'digits/rot0/3-1-4', 'images': rng.uniform(size=(24, 80))}
+    out.append({'part': part, 'tasks': 30, 'shown': shown, 'rows': rows})
+  fields = {'text': '1,000 networks.', 'steps': [0, 1, 10, 100], 'chance': 0.2, 'candidates': 20}
+  return {**fields, 'parts': out}
+
+
 def report_data(seed=0, small=False, **changes):
   """A whole `ReportData`; `small` keeps tests fast."""
   rng = np.random.default_rng(seed)

@@ -30,6 +30,10 @@ BAD = {
   '--config.model.pretrained=True': ['model.pretrained', "'multibranch'", 'efficientnet_lite0'],
   '--config.transfer.weights=given': ['transfer.weights', 'inherited'],
   '--config.devices=3': ['devices is 3', 'population = 2'],
+  '--config.first_weights.zoo.syze=3': [
+    'no field first_weights.zoo.syze',
+    'first_weights.zoo.size',
+  ],
   '--config.model.options.widht=3': ['widht', 'configuration file'],
   '--config.data.source=digitz': ['digitz', 'digits'],
   '--config.data.targets=("letters",)': ['letters'],
@@ -98,6 +102,8 @@ def test_configurations_of_generators_are_checked():
     'compare.steps': ((0, 5, 5), 'must increase'),
     'sample.support': (41, 'zoo.per_class=40'),
     'zoo.start': ('own', 'independent'),
+    'zoo.starts': (0, 'zoo.starts = 0'),
+    'sample.width': (1, 'model.narrower has 0'),
     'generator.objective': ('x0', 'epsilon'),
   }
   for field, (value, words) in bad.items():
@@ -106,6 +112,23 @@ def test_configurations_of_generators_are_checked():
     c[section][name] = value
     with pytest.raises(config_lib.ConfigError, match=words):
       generation.check(c)
+
+
+@pytest.mark.parametrize(
+  'section, changes, words',
+  [
+    ('compare', {'steps': (0, 501)}, r'ends at 501, .* zoo\.steps=500'),
+    ('data', {'held_sets': 0}, r"has 'new_classes', but data\.held_sets hold nothing out"),
+    ('data', {'held_views': ()}, r"has 'new_view', but data\.held_views hold nothing out"),
+  ],
+)
+def test_what_the_comparison_would_refuse_is_refused_first(section, changes, words):
+  c = schema.default()
+  c.first_weights = generation.default()
+  schema.check(c)
+  c.first_weights[section].update(changes)
+  with pytest.raises(config_lib.ConfigError, match=f'in the section first_weights: .*{words}'):
+    schema.check(c)
 
 
 def test_every_default_has_a_rule_and_passes():

@@ -106,6 +106,20 @@ def test_equal_data_give_equal_pages(built, tmp_path):
   assert page.build(built[0], tmp_path / 'r.html')['page'].read_text() == built[2]
 
 
+def test_first_weights_have_a_section_of_their_own(tmp_path):
+  given = report_synthetic.first_weights()
+  text = render(tmp_path, searches=[], latency=[], first_weights=given)
+  reader = Reader(text)
+  assert reader.sections[-2:] == ['first-weights', 'provenance'] and not reader.open
+  assert len(set(reader.ids)) == len(reader.ids)
+  assert reader.text.count('hypernetwork, both') == 4  # a legend and a table, of two parts
+  assert any('generator .910' in alt for alt in reader.alts)
+  assert any('generator from .637 to .900' in alt for alt in reader.alts)
+  given['parts'][1]['rows'][0]['curve'] = [0.2]
+  with pytest.raises(ValueError, match=r"parts\[1\]: the curve of 'random' has 1 entries for 4"):
+    report_synthetic.report_data(small=True, first_weights=given)
+
+
 def test_missing_parts_are_left_out(tmp_path):
   text = render(tmp_path, searches=[], latency=[], notes=[], stages=[], data_sources=[])
   assert Reader(text).sections == ['findings', 'cost', 'few-shot', 'methods', 'provenance']

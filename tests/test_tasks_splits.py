@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import weights_toys
 
-from dapt_jax.tasks import Bank, Split, Task, splits, task
+from dapt_jax.tasks import Bank, Split, Task, splits, task, warps
 
 
 def test_names_of_tasks_read_back():
@@ -155,6 +157,45 @@ def test_labels_are_the_order_of_the_classes():
     for row in rows[label]:
       match = np.flatnonzero((np.abs(turned - bank.images[row]) < 1e-6).all((1, 2, 3)))
       assert original.labels[match].tolist() == [source_class]
+
+
+def test_classes_of_a_mixed_task_come_from_views_of_the_part():
+  bank = weights_toys.make_bank()
+  tasks = bank.split.draw('zoo', 30, 0)
+  rows = bank.mix(tasks, 'zoo', 'train', 6, 1)
+  train = {
+    (v, c): set(bank.draw([Task(*v, c)], 'zoo', 'train', 14, 0)[0].ravel().tolist())
+    for v in bank.split.views
+    for c in {t.classes for t in tasks}
+  }
+  found = [
+    [[v for v in bank.split.views if set(slot.tolist()) <= train[v, t.classes]] for slot in own]
+    for t, own in zip(tasks, rows)
+  ]
+  assert all(len(views) == 1 for own in found for views in own)
+  assert sum(len({views[0] for views in own}) > 1 for own in found) > 10
+  with pytest.raises(ValueError, match='must not be read here'):
+    bank.mix(tasks, 'new_view', 'train', 2, 0)
+
+
+def test_a_warp_resamples_all_images_of_a_task_alike():
+  size, apply = 5, jax.jit(warps.apply)
+  images = np.random.default_rng(0).random((3, 2, 4, size, size, 1)).astype(np.float32)
+  pixels = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing='ij')).reshape(2, -1)
+  same = apply(warps.bilinear(jnp.asarray(pixels), size, size), images)
+  np.testing.assert_allclose(same, images, atol=1e-5)
+  turned = apply(warps.bilinear(jnp.asarray(-pixels), size, size), images)
+  np.testing.assert_allclose(
+    turned,
+    task.transform(images.reshape(-1, size, size, 1), 'rot180').reshape(images.shape),
+    atol=1e-5,
+  )
+  flat = images.reshape(3, 8, size, size, 1)
+  one, other = jax.jit(lambda k, *x: warps.of_tasks(k, 0.5, *x))(jax.random.key(0), images, flat)
+  np.testing.assert_allclose(one.reshape(flat.shape), other, atol=1e-6)
+  moved = np.abs(one - images).max((1, 2, 3, 4, 5)) > 1e-3
+  assert 0 < moved.sum() < 3
+  assert images.min() - 1e-5 <= one.min() and one.max() <= images.max() + 1e-5
 
 
 def test_bad_input():

@@ -48,6 +48,10 @@ class ReportData:
     results: transfer rows, see `dapt_jax.transfer.results.COLUMNS`.
     latency: {'name', 'batch', 'macs_share', 'milliseconds' (median), 'spread' (of the same unit)};
       the row of largest `macs_share` of a batch size is the network before the cut.
+    first_weights: where first weights come from, compared: 'text', 'steps' (of training), 'chance',
+      'candidates' (draws, of which the best on the support is taken); 'parts': [{'part', 'tasks'
+      (how many), 'shown': {'task', 'images': [rows][columns] in [0, 1]}, 'rows': [{'method';
+      'one', 'best', 'ensemble': {'mean', 'low', 'high'} without a step; 'curve': one a step}]}].
 
   Raises:
     ValueError: an entry lacks a key, lists that belong together differ in length, or a layer is of
@@ -65,6 +69,7 @@ class ReportData:
   searches: Sequence[Mapping[str, Any]] = ()
   results: Sequence[Mapping[str, Any]] = ()
   latency: Sequence[Mapping[str, Any]] = ()
+  first_weights: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -72,6 +77,8 @@ class ReportData:
     for name, keys in _KEYS.items():
       for number, entry in enumerate(getattr(self, name)):
         _need(entry, keys, f'{name}[{number}]')
+    if self.first_weights:
+      _check_first_weights(self.first_weights)
     for number, search in enumerate(self.searches):
       _check_search(search, f'searches[{number}]')
 
@@ -121,6 +128,20 @@ def _need(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
   missing = [key for key in keys if key not in entry]
   if missing:
     raise ValueError(f'{where} lacks {", ".join(missing)}; it needs {", ".join(keys)}')
+
+
+def _check_first_weights(found: Mapping[str, Any]) -> None:
+  _need(found, ('text', 'steps', 'chance', 'candidates', 'parts'), 'first_weights')
+  for number, part in enumerate(found['parts']):
+    where = f'first_weights.parts[{number}]'
+    _need(part, ('part', 'tasks', 'shown', 'rows'), where)
+    for row in part['rows']:
+      _need(row, ('method', 'one', 'best', 'ensemble', 'curve'), f'{where}.rows')
+      if len(row['curve']) != len(found['steps']):
+        raise ValueError(
+          f'{where}: the curve of {row["method"]!r} has {len(row["curve"])} entries for '
+          f'{len(found["steps"])} steps'
+        )
 
 
 def _check_search(search: Mapping[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ from dapt_jax.report import (
   methods,
   results_plots,
   search_plots,
+  start_plots,
 )
 from dapt_jax.report.data import ReportData
 from dapt_jax.training import writers
@@ -134,6 +135,7 @@ def _render(
     histograms=gate_plots.gate_histograms(data.searches),
     inputs=gate_plots.input_gates(data.searches),
     latency=latency_plots.latency(data.latency),
+    starts=[_starts(part, data.first_weights) for part in data.first_weights.get('parts', ())],
     seeds=_seeds(data, rows),
     duration=duration,
     signed=findings.signed,
@@ -198,6 +200,21 @@ def _difference_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       }
       for (unit, budget, reference), own in sorted(lines.items(), key=lambda item: item[0][:2])
     ],
+  }
+
+
+def _starts(part: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+  """One part of the tasks that first weights are compared on."""
+  shown = (whole['steps'], whole['chance'], whole['candidates'])
+  return {
+    'title': start_plots.title_of(part),
+    'panels': start_plots.panels(part, *shown),
+    'legend': [
+      {'label': name, 'svg': drawing.swatch(*look, part['part'])}
+      for name, look in start_plots.looks(part).items()
+    ],
+    'rows': part['rows'],
+    'tasks': part['tasks'],
   }
 
 

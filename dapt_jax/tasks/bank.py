@@ -135,17 +135,59 @@ class Bank:
     if side not in SIDES:
       raise ValueError(f'side {side!r}: choose one of {list(SIDES)}')
     rng = np.random.default_rng([self.split.seed, seed, SIDES.index(side)])
-    out = np.zeros((len(tasks), self.split.num_classes, per_class), np.int32)
-    for number, task in enumerate(tasks):
-      for label, source_class in enumerate(task.classes):
-        rows = self._rows[task.view, side][source_class]
-        if len(rows) < per_class:
-          raise ValueError(
-            f'class {source_class} of {task.view!r} has {len(rows)} {side} images; per_class is '
-            f'{per_class}'
-          )
-        out[number, label] = rng.choice(rows, per_class, replace=False)
+    wanted = [(task.view, c) for task in tasks for c in task.classes]
+    return self._images(wanted, side, per_class, rng).reshape(len(tasks), -1, per_class)
+
+  def _images(
+    self, wanted: Sequence[tuple[str, int]], side: str, per_class: int, rng: np.random.Generator
+  ) -> np.ndarray:
+    """i32[n, per_class], rows of images of n (view, class of the source)."""
+    out = np.zeros((len(wanted), per_class), np.int32)
+    for number, (view, source_class) in enumerate(wanted):
+      rows = self._rows[view, side][source_class]
+      if len(rows) < per_class:
+        raise ValueError(
+          f'class {source_class} of {view!r} has {len(rows)} {side} images; per_class is '
+          f'{per_class}'
+        )
+      out[number] = rng.choice(rows, per_class, replace=False)
     return out
+
+  def mix(
+    self, tasks: Sequence[task_lib.Task], part: str, side: str, per_class: int, seed: int
+  ) -> np.ndarray:
+    """Tasks whose classes come from different views, for more variety than the views have.
+
+    Every class of a task is looked up in a random view out of those that the part has and that are
+    inverted if the task is: a network could tell inverted images from others at a glance.
+
+    Args:
+      tasks: of one part of the split.
+      part: that part.
+      side: 'train' or 'test'.
+      per_class: images a class, without repeats.
+      seed: of views and images.
+
+    Returns:
+      i32[tasks, classes, per_class], as `draw` has them.
+
+    Raises:
+      ValueError: as `draw` does.
+    """
+    self.split.require(tasks, part)
+    rng = np.random.default_rng([self.split.seed, seed, len(SIDES)])
+    views = self.split.views_of(part)
+    slots = []
+    for label in range(self.split.num_classes):
+      moved = []
+      for task in tasks:
+        alike = [
+          v for v in views if task_lib.is_inverted(v[1]) == task_lib.is_inverted(task.transform)
+        ]
+        source, transform = alike[rng.integers(len(alike))]
+        moved.append(task_lib.Task(source, transform, task.classes))
+      slots.append(self._images([(m.view, m.classes[label]) for m in moved], side, per_class, rng))
+    return np.stack(slots, axis=1)
 
 
 def datasets(source: Source) -> tuple[data_lib.Dataset, ...]:

@@ -120,9 +120,8 @@ class Split:
     Raises:
       ValueError: for an unknown part, or one that the split leaves empty.
     """
-    name, family = parse_part(part)
-    views = self.held_views if name in ('new_view', 'new_both') else self.views
-    views = tuple(v for v in views if family in ('', task_lib.family(v[0])))
+    views = self.views_of(part)
+    name, _ = parse_part(part)
     sets = self._class_sets(name in ('new_classes', 'new_both'))
     if not views or not sets:
       raise ValueError(f'the split holds nothing out for {part!r}')
@@ -133,6 +132,12 @@ class Split:
       chosen = rng.permutation(sets[rng.integers(len(sets))])
       tasks.append(task_lib.Task(source, transform, tuple(chosen.tolist())))
     return tasks
+
+  def views_of(self, part: str) -> tuple[tuple[str, str], ...]:
+    """The (source, transform) pairs of a part; ValueError for an unknown one."""
+    name, family = parse_part(part)
+    views = self.held_views if name in ('new_view', 'new_both') else self.views
+    return tuple(v for v in views if family in ('', task_lib.family(v[0])))
 
   def _class_sets(self, held: bool) -> list[tuple[int, ...]]:
     everything = itertools.combinations(range(self.source_classes), self.num_classes)
@@ -176,6 +181,8 @@ def make(
     raise ValueError(f'held_views has {unknown}, which are no views of {list(sources)}')
   held = [v for v in views if v in held_views or v[0] in stars]
   sets = list(itertools.combinations(range(source_classes), num_classes))
+  if not sets:
+    raise ValueError(f'num_classes is {num_classes}; the sources have {source_classes} classes')
   if not 0 <= num_held_sets < len(sets):
     raise ValueError(f'num_held_sets is {num_held_sets}; there are {len(sets)} sets of classes')
   chosen = np.random.default_rng(seed).choice(len(sets), num_held_sets, replace=False)

@@ -84,4 +84,9 @@ def transform(images: np.ndarray, name: str) -> np.ndarray:
       'them to squares first'
     )
   out = np.rot90(images, turns, axes=(1, 2))
-  return 1.0 - out if name.endswith(_INVERTED) else out
+  return 1.0 - out if is_inverted(name) else out
+
+
+def is_inverted(name: str) -> bool:
+  """Whether a transform turns black into white."""
+  return name.endswith(_INVERTED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from dapt_jax import files
+from dapt_jax.training import config as config_lib
+from dapt_jax.training import writers
 from dapt_jax.types import Params
 
 _FILES = files.Pair(
@@ -69,8 +72,31 @@ class Arrays:
     tree = traverse_util.unflatten_dict(flat, sep='|')
     wanted = {f.name for f in dataclasses.fields(cls)} - {'settings'}
     if set(tree) != wanted:
-      raise ValueError(f'{path} has {sorted(tree)}; a generator has {sorted(wanted)}')
+      raise ValueError(
+        f'{path} has {sorted(tree)}; a generator has {sorted(wanted)}: train it again'
+      )
     return cls(settings=head['settings'], **tree)
+
+  def require(self, config: Mapping[str, Any], free: Sequence[str]) -> None:
+    """Refuses a configuration that describes another generator.
+
+    Args:
+      config: what the generator is to be used with.
+      free: sections and dotted fields that may differ from `settings['config']`.
+
+    Raises:
+      ValueError: the message names every field that differs, with both values.
+    """
+    plain = lambda tree: config_lib.flatten(json.loads(json.dumps(writers.jsonable(tree))))
+    here, now = plain(self.settings['config']), plain(config)
+    counts = lambda name: not any(name == f or name.startswith(f'{f}.') for f in free)
+    differing = [n for n in {**here, **now} if counts(n) and here.get(n) != now.get(n)]
+    if differing:
+      said = '; '.join(f'{n}: {here.get(n)!r}, not {now.get(n)!r}' for n in differing)
+      raise ValueError(
+        f'the generator was trained with another configuration ({said}); take that configuration, '
+        'or train a generator in another directory'
+      )
 
   def parameters(self) -> int:
     """Number of parameters of the generator and its decoder."""
