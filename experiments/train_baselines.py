@@ -41,7 +41,7 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
     *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
     meta.episodes(inner.group, config.sample.support),
-    (jnp.asarray(rows), jnp.asarray(task.bank.images)),
+    (jnp.asarray(rows), task.images),
     c.steps,
   ).params
 
@@ -74,7 +74,7 @@ def run(
 ) -> dict[str, jax.Array]:
   """Trains what is not trained yet; {method: first weights f32[size]}."""
   rows = zoo_task.training_rows(config, task, found)
-  data = joint.labelled(found.tasks, rows, jnp.asarray(task.bank.images))
+  data = joint.labelled(found.tasks, rows, task.images)
   out = {}
   for method in config.compare.baselines:
     path = pathlib.Path(workdir) / f'baseline-{method}'

@@ -104,7 +104,7 @@ def _read(c: Any, name: str) -> bank_lib.Source:
 def _networks(
   config: Any, input_shape: tuple[int, ...]
 ) -> tuple[list[model_lib.Model], str | None]:
-  """(the networks of all widths, fingerprint of what is left of the only one)."""
+  """(networks of all widths, the widest first; fingerprint of what is left of it)."""
   c = config.model
   models = [
     model_lib.create(
@@ -210,7 +210,7 @@ def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
     start = jnp.broadcast_to(first_weights(config, task), (len(keys), task.flat.size))
   else:
     start = jax.vmap(lambda k: task.flat.ravel(task.model.init(jax.random.fold_in(k, 1))))(keys)
-  run = members.train(task.flat, recipe(config), start, jnp.asarray(bank.images), rows, keys)
+  run = members.train(task.flat, recipe(config), start, task.images, rows, keys)
   return run.vector.reshape(len(tasks.tasks), count, task.flat.size)
 
 
