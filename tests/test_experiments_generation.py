@@ -450,8 +450,8 @@ def cut(tmp_path_factory):
   """A zoo of a network with BatchNorm out of which an architecture was cut."""
   config, path = tiny(), tmp_path_factory.mktemp('cut')
   options = {'cells': 1, 'widths': (5,), 'operators': ('conv1x1', 'skip'), 'reductions': (1,)}
-  config.model.name, config.model.options = 'multibranch', options
-  config.zoo.update({'size': 2, 'shard': 2, 'steps': 30})
+  config.model.update({'name': 'multibranch', 'options': options, 'narrower': ()})
+  config.zoo.update({'size': 2, 'shard': 2, 'steps': 30, 'starts': 1, 'align': 'none'})
   config.compare.update(
     {'tasks': 2, 'parts': ('new_view/digits',), 'steps': (0, 3), 'baselines': ()}
   )
