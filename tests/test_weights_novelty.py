@@ -180,6 +180,20 @@ def test_shrinking_is_told_from_copying(problem):
   assert rows['zoo', 'corrected']['mean'] < rows['zoo', 'raw']['mean']
 
 
+def test_what_the_autoencoder_cannot_carry_is_not_corrected(problem):
+  _, zoo, *_ = problem
+  mean = zoo.mean(0)
+  apart = lambda vectors: np.linalg.norm(vectors - mean, axis=1, keepdims=True)
+  # Far from the zoo it knows nothing but the mean; linear networks of any length are as good.
+  through = lambda vectors: np.where(apart(vectors) < 10, vectors, mean)
+  found = _report(problem, 20.0 * _networks(problem[-1], K, seed=9), through=through)
+  assert found.verdict().startswith('new: against networks trained on the same tasks (raw)')
+  assert 'not corrected, since the autoencoder costs samples +0.' in found.verdict()
+  accuracy = {(r['of'], r['space']): r['mean'] for r in found.rows() if r['measure'] == 'accuracy'}
+  assert accuracy['samples', 'raw'] > accuracy['samples', 'corrected'] + 0.2
+  assert accuracy['fresh', 'raw'] == accuracy['fresh', 'corrected']
+
+
 def test_more_noise_is_farther_and_worse(problem):
   flat, zoo, _, base, images, tests, _ = problem
   sigmas = (0.0, 0.3, 1.0, 3.0)
@@ -200,7 +214,7 @@ def test_the_figure_has_points_and_the_line(problem):
   axes = novelty_report.figure({'toy': found}).axes[0]
   points = [c.get_offsets() for c in axes.collections]
   assert [len(p) for p in points] == [TASKS, TASKS]
-  np.testing.assert_allclose(points[1][:, 1], found.accuracy['samples'].mean(1))
+  np.testing.assert_allclose(points[1][:, 1], found.spaces['raw'].accuracy['samples'].mean(1))
   np.testing.assert_allclose(axes.lines[0].get_ydata(), found.sweep.accuracy.mean(1))
   assert len(axes.get_legend().get_texts()) == 3 and axes.get_title() == 'toy'
 

@@ -184,10 +184,9 @@ def report(
   passes = {'raw': lambda x: x, **({} if through is None else {'corrected': through})}
   m = min(neighbours, len(stored))
   spaces = {k: _space(flat, given, stored, m, f, images, asked) for k, f in passes.items()}
-  accuracy = {name: accuracies(flat, own, images, asked) for name, own in given.items()}
   together = {name: np.asarray(ensemble(flat, own, images, asked)) for name, own in given.items()}
   noisy = sweep(flat, stored, base, images, asked, key, sigmas)
-  return novelty_report.Report(spaces, accuracy, noisy, together)
+  return novelty_report.Report(spaces, noisy, together)
 
 
 def _space(flat, given, zoo, m, through, images, tests) -> novelty_report.Space:
@@ -196,7 +195,7 @@ def _space(flat, given, zoo, m, through, images, tests) -> novelty_report.Space:
   measured = standardise(known, zoo)
   rows = jnp.unique(jnp.linspace(0, len(zoo) - 1, _ZOO_ROWS).astype(jnp.int32))
   found = {'zoo': np.asarray(nearest(measured[rows], measured, own=rows).distance[:, 0])}
-  shared, excess, spread = {}, {}, {}
+  shared, excess, spread, accuracy = {}, {}, {}, {}
   for name, vectors in given.items():
     count, k, size = vectors.shape
     passed = through(vectors.reshape(-1, size))
@@ -206,7 +205,8 @@ def _space(flat, given, zoo, m, through, images, tests) -> novelty_report.Space:
     errors = overlap(flat, passed[::k], known, near, images, tests)
     shared[name], excess[name] = (np.asarray(part) for part in errors)
     spread[name] = np.asarray(distances.spread(own.reshape(count, k, size)))
-  return novelty_report.Space(found, shared, excess, spread)
+    accuracy[name] = accuracies(flat, passed.reshape(count, k, size), images, tests)
+  return novelty_report.Space(found, shared, excess, spread, accuracy)
 
 
 def _check(given, zoo, base, tests) -> None:

@@ -28,6 +28,15 @@ _STYLE: Any = {
 Values = Mapping[tuple[str, str, str], np.ndarray]
 
 
+#: {(nearer, errs alike): what samples are}.
+_VERDICTS = {
+  (False, False): 'new',
+  (True, False): 'near the zoo',
+  (False, True): 'errs like the zoo',
+  (True, True): 'copies',
+}
+
+
 class Sweep(NamedTuple):
   """Stored networks with noise, S levels on T tasks.
 
@@ -58,12 +67,14 @@ class Space(NamedTuple):
       networks, nearest first; NaN where nobody errs.
     excess: {'samples' | 'fresh': f32[T, m]}, the same beyond chance, see `novelty.Overlap`.
     spread: {'samples' | 'fresh': f32[T]}, mean distance between networks of one task.
+    accuracy: {'samples': f32[T, k], 'fresh': f32[T, r]}.
   """
 
   distance: dict[str, np.ndarray]
   overlap: dict[str, np.ndarray]
   excess: dict[str, np.ndarray]
   spread: dict[str, np.ndarray]
+  accuracy: dict[str, np.ndarray]
 
   def nearer(self) -> np.ndarray:
     """f32[T], distance of samples less that of networks trained on the task."""
@@ -72,6 +83,7 @@ class Space(NamedTuple):
   def values(self) -> dict[tuple[str, str], np.ndarray]:
     """{(measure, of): f[T]}, as `Report.values` has them."""
     out = {('distance to the zoo', of): _per_task(found) for of, found in self.distance.items()}
+    out |= {('accuracy', of): _per_task(found) for of, found in self.accuracy.items()}
     out['distance to the zoo', 'samples - fresh'] = self.nearer()
     for of in self.overlap:
       shared, beyond = self.overlap[of], _largest(self.excess[of])
@@ -92,29 +104,26 @@ class Report:
   Attributes:
     spaces: {'raw': ..., 'corrected': ...}; the second passed through an autoencoder, where there
       is one.
-    accuracy: {'samples': f32[T, k], 'fresh': f32[T, r]}.
     sweep: stored networks with noise.
     ensemble: {'samples' | 'fresh': f32[T]}, accuracy of the mean softmax of all networks of a task.
   """
 
   spaces: dict[str, Space]
-  accuracy: dict[str, np.ndarray]
   sweep: Sweep
   ensemble: dict[str, np.ndarray]
 
   def values(self) -> Values:
     """What was measured of every task; of the zoo's own distances, of every network."""
     out = {(m, of, name): v for name, s in self.spaces.items() for (m, of), v in s.values().items()}
-    for of, found in self.accuracy.items():
-      out['accuracy', of, ''] = _per_task(found)
+    for of, found in self.spaces['raw'].accuracy.items():
       gain = f'gain of an ensemble of {found.shape[1]}'
-      out[gain, of, ''] = self.ensemble[of] - _per_task(found)
+      out[gain, of, 'raw'] = self.ensemble[of] - _per_task(found)
     for number, sigma in enumerate(self.sweep.sigma):
-      out['accuracy', f'zoo + noise {sigma:g}', ''] = self.sweep.accuracy[number]
+      out['accuracy', f'zoo + noise {sigma:g}', 'raw'] = self.sweep.accuracy[number]
       out['distance to the zoo', f'zoo + noise {sigma:g}', 'raw'] = self.sweep.distance[number]
     away = out['distance to the zoo', 'samples', 'raw']
-    gain = out['accuracy', 'samples', ''] - self.sweep.at(away)
-    return {**out, ('accuracy', 'samples - noise at their distance', ''): gain}
+    gain = out['accuracy', 'samples', 'raw'] - self.sweep.at(away)
+    return {**out, ('accuracy', 'samples - noise at their distance', 'raw'): gain}
 
   def rows(self) -> list[dict[str, Any]]:
     """Rows of `values`, see `rows`."""
@@ -135,24 +144,36 @@ def rows(values: Values) -> list[dict[str, Any]]:
 
 
 def verdict(values: Values) -> str:
-  """'copies', 'near the zoo' or 'new', and the rule that says so.
+  """'new', 'near the zoo', 'errs like the zoo' or 'copies', and the rule that says so.
 
   Two signs: samples are nearer to the zoo than networks trained on the same tasks, and their
-  largest error overlap with it, beyond chance, is larger; corrected where there is an autoencoder.
-  Both by the 95% interval of the paired difference over tasks. Copies show both signs, new networks
-  none.
+  largest error overlap with it, beyond chance, is larger. Copies show both signs, new networks
+  none. Corrected where there is an autoencoder, unless it costs samples more accuracy than those
+  networks: then they are not of its making, and what it leaves of them says nothing. All by the 95%
+  interval of the paired difference over tasks.
   """
-  name = 'corrected' if any(space == 'corrected' for _, _, space in values) else 'raw'
+  name, lost = 'raw', None
+  if any(space == 'corrected' for _, _, space in values):
+    samples, fresh = (
+      values['accuracy', of, 'raw'] - values['accuracy', of, 'corrected']
+      for of in ('samples', 'fresh')
+    )
+    lost = _row('', '', '', samples - fresh)
+    name = 'raw' if lost['low'] > 0 else 'corrected'
   nearer, alike = (
     _row('', '', '', values[measure, 'samples - fresh', name])
     for measure in ('distance to the zoo', 'largest error overlap beyond chance')
   )
-  signs = int(nearer['high'] < 0) + int(alike['low'] > 0)
-  text = ('new', 'near the zoo', 'copies')[signs]
+  signs = bool(nearer['high'] < 0), bool(alike['low'] > 0)
+  text = _VERDICTS[signs]
+  more = ''
+  if lost is not None and name == 'raw':
+    more = f'; not corrected, since the autoencoder costs samples {_signed(lost)} more accuracy'
   return (
     f'{text}: against networks trained on the same tasks ({name}), distance to the zoo '
-    f'{_signed(nearer)}, largest error overlap beyond chance {_signed(alike)}; {signs} of two '
+    f'{_signed(nearer)}, largest error overlap beyond chance {_signed(alike)}; {sum(signs)} of two '
     'signs of copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
+    f'{more}'
   )
 
 
@@ -174,10 +195,10 @@ def figure(reports: Mapping[str, Report]) -> figure_lib.Figure:
 
 
 def _draw(axes: Any, report: Report) -> None:
-  distance = report.spaces['raw'].distance
+  space = report.spaces['raw']
   for name, colour, marker in (('fresh', '#d55e00', 's'), ('samples', '#0072b2', 'o')):
     style: Any = {'color': colour, 'marker': marker, 's': 16, 'alpha': 0.7, 'linewidths': 0}
-    points = [_per_task(values[name]) for values in (distance, report.accuracy)]
+    points = [_per_task(values[name]) for values in (space.distance, space.accuracy)]
     label = {'fresh': 'trained on the task', 'samples': 'sampled'}[name]
     axes.scatter(*points, label=label, **style)
   line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
