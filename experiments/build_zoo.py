@@ -14,11 +14,11 @@ from typing import Any
 import tqdm
 
 from dapt_jax.weights import zoo
-from experiments import flags, generation, zoo_task
+from experiments import flags, generation, zoo_modes, zoo_task
 
 
 def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> zoo.Zoo:
-  """Builds what is missing of the zoo, and reads it."""
+  """Builds what is missing of the zoo, and reads it, its networks in one order (`zoo.align`)."""
   plan = zoo_task.plan(config)
   shards = -(-plan.size // plan.shard)
   with tqdm.tqdm(total=shards, desc='zoo', unit='shard') as bar:
@@ -33,10 +33,12 @@ def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> zoo.Zoo:
       task.bank,
       plan,
       zoo_task.recipe(config),
+      narrower=task.widths.models[1:],
+      head=zoo_task.head(config, task),
       on_shard=report,
     )
     bar.update(shards - bar.n)
-  return found
+  return zoo_modes.aligned(config, task, found)
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:

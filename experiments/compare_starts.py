@@ -21,21 +21,53 @@ import numpy as np
 
 from dapt_jax import files
 from dapt_jax.training import seeds, writers
-from dapt_jax.weights import batches, codec, generator, members, novelty, starts, trained
+from dapt_jax.types import PRNGKey
+from dapt_jax.weights import (
+  batches,
+  codec,
+  first_weights,
+  generator,
+  joint,
+  members,
+  novelty,
+  starts,
+  trained,
+)
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_task
+from experiments import (
+  build_zoo,
+  flags,
+  generation,
+  train_baselines,
+  train_generator,
+  zoo_modes,
+  zoo_task,
+)
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
+#: Tasks whose conditions are made at a time.
+_PART = 256
+
+
+#: How tables call what is trained for all tasks.
+NAMES = {
+  'reptile': 'Reptile',
+  'anil': 'ANIL, first order',
+  'joint': 'joint body, new head',
+}
 
 
 class Starts:
-  """Candidates of every method for the tasks of one part."""
+  """Candidates of every method for the tasks of one part, networks of width `sample.width`."""
 
   def __init__(self, config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> None:
     root = pathlib.Path(workdir)
-    self.config, self.task, self.zoo = config, task, found
-    self.images = jnp.asarray(task.bank.images)
+    self.config, self.task, self.width = config, task, config.sample.width
+    self.zoo, self.workdir = found, workdir
+    alike = found.widths == self.width
+    self.vectors = found.vectors[alike]
+    self.images = task.images
     for name in ('codec.json', 'generator.json'):
       if not (root / name).is_file():
         raise FileNotFoundError(
@@ -43,71 +75,107 @@ class Starts:
         )
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
+    zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
     self.arrays.require(config, generation.FREE)
-    self.rows = zoo_task.training_rows(config, task, found)
+    zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
+    self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
-    size = self.codec.shape[0]
-    coder = train_generator.coder_of(config, size, outputs)
-    none = jnp.zeros((0, config.autoencoder.latent))
+    parts = train_generator.parts_of(task, self.codec)
+    self.coder = coder = train_generator.coder_of(config, parts, outputs)
+    none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
-    width = self.conditions(self.rows[:1]).shape[1]
+    shape = self.conditions(self.rows[:1]).shape[1:]
     self.generator = train_generator.generator_of(
-      config, coder, self.arrays.coder, latents, width, outputs
+      config, coder, self.arrays.coder, latents, shape, outputs
     )
     self.hypernetworks = {
-      v: train_generator.hypernetwork_of(config, v, size, outputs)
+      v: train_generator.hypernetwork_of(config, v, parts, outputs)
       for v in config.hypernetwork.variants
     }
 
   @functools.cached_property
   def stored(self) -> np.ndarray:
-    """f32[N, C], conditions of the tasks of the zoo."""
+    """f32[N, classes, C], conditions of the tasks of the zoo."""
     return np.asarray(self.conditions(self.rows))
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of the first `sample.support` images of every class."""
+    """f32[T, classes, C], of the first `sample.support` images of every class."""
     return self.condition(self.images, rows[:, :, : self.config.sample.support])
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
-    """f32[T, C], of other images, i32[T, classes, k] being their rows."""
-    return batches.condition(images, jnp.asarray(rows))
-
-  @functools.cached_property
-  def _draw(self) -> Callable[..., jax.Array]:
-    """The compiled sampler; kept, since compiling it takes longer than drawing."""
-    s = self.config.sample
-    options = {'method': s.method, 'num_steps': s.steps}
-    return jax.jit(functools.partial(self.generator.sample, **options))
+    """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
+    # In parts: all images of a zoo's conditions at once would be gigabytes.
+    parts = np.array_split(rows, -(-len(rows) // _PART))
+    given = jnp.concatenate([batches.condition(images, jnp.asarray(part)) for part in parts])
+    return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
 
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
   ) -> jax.Array:
     """f32[T, count, size], draws of the generator."""
     given = jnp.repeat(conditions, count, axis=0)
-    key = seeds.key(self.config.seed, name)
-    codes = self._draw(self.arrays.generator, given, key, guidance)
-    found = zoo_task.vectors(self.task, self.codec, codes)
+    found = self.draw(given, seeds.key(self.config.seed, name), guidance)
     return found.reshape(len(conditions), count, -1)
+
+  def draw(self, conditions: jax.Array, key: PRNGKey, guidance: float | None) -> jax.Array:
+    """f32[T, size], a draw of the generator for every condition; guidance 0 leaves it out."""
+    codes = self._codes(self.arrays.generator, conditions, key, guidance)
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)
+
+  @functools.cached_property
+  def _codes(self) -> Callable[..., jax.Array]:
+    """The compiled sampler; kept, since compiling it takes longer than drawing."""
+    options = {'method': self.config.sample.method, 'num_steps': self.config.sample.steps}
+    return jax.jit(functools.partial(self.generator.sample, **options))
 
   def written(self, variant: str, conditions: jax.Array) -> jax.Array:
     """f32[T, 1, size], what a hypernetwork writes."""
     predict = jax.jit(self.hypernetworks[variant].predict)
     codes = predict(self.arrays.hypernetwork[variant], conditions)
-    return zoo_task.vectors(self.task, self.codec, codes)[:, None]
+    return zoo_task.vectors(self.task, self.codec, codes, self.width)[:, None]
+
+  def random(self, count: int, k: int, key: PRNGKey) -> jax.Array:
+    """f32[count, k, size], fresh weights of the width."""
+    widths = self.task.widths
+    model = widths.models[self.width]
+    whole = model._replace(init=lambda own: widths.embed(model.init(own)))
+    return starts.random(self.task.flat, whole, count, k, key)
+
+  @functools.cached_property
+  def baselines(self) -> dict[str, jax.Array]:
+    """{method: first weights f32[size]} for all tasks."""
+    return train_baselines.run(self.config, self.task, self.zoo, self.workdir)
+
+  def class_means(self, support: np.ndarray) -> jax.Array:
+    """f32[T, 1, size], the jointly trained body with heads of class means."""
+    task = self.task
+    variables = task.flat.unravel(self.baselines['joint'])
+    one = lambda rows: task.flat.ravel(joint.with_means(task.model, variables, self.images, rows))
+    return jax.jit(lambda s: jax.lax.map(one, s))(jnp.asarray(support))[:, None]
+
+  def of_baselines(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
+    """What was learned for all tasks, and networks trained on each with more images."""
+    shape = (len(held.tasks), 1, self.task.flat.size)
+    spread = lambda name: jnp.broadcast_to(self.baselines[name], shape)
+    chosen = self.config.compare.baselines
+    made: dict[str, Callable[[], jax.Array]]
+    made = {NAMES[m]: functools.partial(spread, m) for m in chosen}
+    if 'joint' in chosen:
+      made['joint body, class means'] = lambda: self.class_means(held.support)
+    many = f'trained on {self.config.zoo.per_class} images a class'
+    return {**made, many: lambda: zoo_task.trained(self.config, self.task, held)}
 
   def methods(self, held: zoo_task.Held) -> dict[str, Callable[[], jax.Array]]:
     """{method: its candidates f32[T, k, size]}, made when called."""
-    config, task, vectors = self.config, self.task, self.zoo.vectors
+    config, task, vectors = self.config, self.task, self.vectors
     count, k = len(held.tasks), config.sample.candidates
     given = self.conditions(held.support)
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
-    first = task.flat.ravel(
-      task.model.init(seeds.key(seeds.key(config.seed, 'zoo'), 'first weights'))
-    )
+    first = first_weights.shared(task.flat, task.widths, config.seed, config.zoo.starts, self.width)
     return {
-      'random': lambda: starts.random(task.flat, task.model, count, k, key('random')),
-      'shared first weights': lambda: jnp.broadcast_to(first, (count, 1, len(first))),
+      'random': lambda: self.random(count, k, key('random')),
+      'shared first weights': lambda: jnp.broadcast_to(first, (count, *first.shape)),
       'zoo mean': lambda: starts.mean(vectors, count),
       'nearest': lambda: starts.nearest(vectors, self.stored, np.asarray(given), k),
       'nearest + noise': lambda: starts.noisy(
@@ -117,21 +185,33 @@ class Starts:
       **{
         f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks
       },
+      **self.of_baselines(held),
       'generator, no guidance': lambda: self.sampled(given, k, None, f'{held.part} plain'),
       'generator': lambda: self.sampled(given, k, config.sample.guidance, f'{held.part} guided'),
     }
 
 
+def refreshed(
+  task: zoo_task.ZooTask, candidates: jax.Array, images: jax.Array, support: jax.Array
+) -> jax.Array:
+  """Candidates f32[T, k, size], each with statistics of the support i32[T, classes, s]."""
+  count, k, size = candidates.shape
+  rows = jnp.repeat(support, k, axis=0)
+  found = members.refresh(task.flat, candidates.reshape(-1, size), images, rows)
+  return found.reshape(count, k, size)
+
+
 def judge(
   config: Any, task: zoo_task.ZooTask, held: zoo_task.Held, candidates: jax.Array
 ) -> dict[str, np.ndarray]:
-  """Accuracies of candidates f32[T, k, size].
+  """Accuracies of candidates f32[T, k, size], with statistics of normalisation of the support.
 
   Returns:
     {'all': [T, k], 'best': [T], 'ensemble': [T], 'single curve', 'best curve': [steps, T]}.
   """
-  images, count = jnp.asarray(task.bank.images), len(candidates)
+  images, count = task.images, len(candidates)
   test, support = jnp.asarray(held.test), jnp.asarray(held.support)
+  candidates = refreshed(task, candidates, images, support)
   every = novelty.accuracies(task.flat, candidates, images, test)
   chosen = starts.choose(task.flat, candidates, images, held.support)
   recipe, keys = zoo_task.recipe(config), jax.random.split(seeds.key(config.seed, 'tune'), count)
@@ -139,12 +219,13 @@ def judge(
     *(task.flat, recipe, v, images, support, test, keys), config.compare.steps
   )
   best = candidates[jnp.arange(count), chosen]
+  single = tune(candidates[:, 0])
   return {
     'all': every,
     'best': every[np.arange(count), np.asarray(chosen)],
     'ensemble': np.asarray(novelty.ensemble(task.flat, candidates, images, test)),
-    'single curve': tune(candidates[:, 0]),
-    'best curve': tune(best),
+    'single curve': single,
+    'best curve': single if candidates.shape[1] == 1 else tune(best),
   }
 
 

@@ -8,10 +8,9 @@ import ml_collections
 
 from dapt_jax.diffusion import objective, sampler, schedule
 from dapt_jax.models import model as model_lib
-from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import zoo
+from dapt_jax.weights import codec, first_weights, meta
 
 Rule = config_lib.Rule
 
@@ -20,6 +19,8 @@ _count = Rule(int, min=1)
 
 #: {variant: weights of the squared error to the zoo's weights and of the loss on images}
 HYPERNETWORKS = {'regression': (1.0, 0.0), 'both': (1.0, 1.0), 'task': (0.0, 1.0)}
+#: How networks of a zoo are brought into one order before anything is learned from them.
+ALIGNMENTS = ('none', 'weights', 'activations')
 
 SCHEMA: config_lib.Schema = {
   'title': Rule(str, help='headline of the tables'),
@@ -31,6 +32,13 @@ SCHEMA: config_lib.Schema = {
   'data.held_views': Rule(
     tuple, items=_names, help="'SOURCE/TRANSFORM', or 'SOURCE/*', that the zoo never sees"
   ),
+  'data.split': Rule(
+    str,
+    choices=('random', 'given'),
+    help='of images into training and test: random, or as the sources come',
+  ),
+  'data.per_class': Rule(int, min=0, help='training images a class that are kept; 0: all'),
+  'data.test_per_class': Rule(int, min=0, help='test images a class that are kept; 0: all'),
   'data.held_sets': Rule(int, min=0, help='unordered sets of classes that the zoo never sees'),
   'data.num_classes': Rule(int, min=2, help='classes of a task'),
   'data.image_size': Rule(int, min=4, help='images are resized to this height and width'),
@@ -38,17 +46,32 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
+  'model.architecture': Rule(
+    str, optional=True, help='architecture.json of a search; None: the whole network'
+  ),
+  'model.narrower': Rule(
+    tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
+  ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
   'zoo.test_per_class': _count,
-  'zoo.start': Rule(str, choices=zoo.STARTS, help='shared: one initialisation for all networks'),
+  'zoo.start': Rule(
+    str, choices=first_weights.STARTS, help='of networks: initialisations they share, or their own'
+  ),
+  'zoo.starts': Rule(int, min=1, help='how many initialisations are shared'),
+  'zoo.align': Rule(str, choices=ALIGNMENTS, help='brings units into one order, by what they are'),
   'zoo.shard': Rule(int, min=1, help='networks a file'),
   'zoo.steps': _count,
   'zoo.batch_size': _count,
   'zoo.learning_rate': Rule(float, above=0, help='of Adam'),
   'zoo.group': Rule(int, min=1, help='networks side by side in one program'),
-  'autoencoder.latent': _count,
-  'autoencoder.hidden': Rule(tuple, min=1, items=_count),
+  'autoencoder.scale': Rule(
+    str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
+  ),
+  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.width': _count,
+  'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
   'autoencoder.latent_noise': Rule(float, min=0),
   'autoencoder.kl': Rule(float, min=0),
@@ -77,7 +100,8 @@ SCHEMA: config_lib.Schema = {
   'fresh.warped': Rule(
     float, min=0, max=1, help='share of them that is turned, slanted, stretched'
   ),
-  'hypernetwork.hidden': Rule(tuple, min=1, items=_count),
+  'hypernetwork.width': _count,
+  'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
     tuple,
     min=1,
@@ -86,17 +110,36 @@ SCHEMA: config_lib.Schema = {
   ),
   'hypernetwork.learning_rate': Rule(float, above=0),
   'hypernetwork.steps': _count,
+  **{
+    f'{method}.{field}': rule
+    for method in meta.METHODS
+    for field, rule in {
+      'inner_steps': Rule(
+        int, min=1, help='of zoo.learning_rate, on sample.support images a class'
+      ),
+      'learning_rate': Rule(float, above=0, help='of the outer steps'),
+      'steps': Rule(int, min=1, help='outer steps, on training.batch_size tasks each'),
+    }.items()
+  },
+  'joint.batch_size': Rule(int, min=1, help='images a batch'),
+  'joint.learning_rate': Rule(float, above=0),
+  'joint.steps': _count,
   'training.batch_size': Rule(int, min=1, help='networks a batch, of all three trainings'),
   'training.repeat': Rule(int, min=1, help='updates in one call of the compiled program'),
   'training.checkpoint_every': Rule(int, min=1, help='calls'),
   'sample.support': Rule(int, min=1, help='images a class that a task shows the generator'),
   'sample.candidates': Rule(int, min=1, help='draws, of which the best on the support is taken'),
   'sample.guidance': Rule(float, min=0),
+  'sample.width': Rule(int, min=0, help='0: of model.options; k: of the k-th of model.narrower'),
   'sample.method': Rule(str, choices=sampler.METHODS),
   'sample.steps': _count,
   'compare.tasks': Rule(int, min=2, help='held-out tasks of every part'),
-  'compare.parts': Rule(tuple, min=1, items=Rule(str, choices=splits.PARTS[1:])),
+  'compare.parts': Rule(tuple, min=1, items=_names, help="'PART', or 'PART/FAMILY' of sources"),
   'compare.steps': Rule(tuple, min=1, items=Rule(int, min=0), help='of fine-tuning, to look at'),
+  'compare.baselines': Rule(
+    tuple, items=Rule(str, choices=(*meta.METHODS, 'joint')), help='first weights for all tasks'
+  ),
+  'compare.trained': Rule(int, min=2, help='networks trained on every held-out task, as a ceiling'),
 }
 
 
@@ -107,6 +150,7 @@ def default() -> ml_collections.ConfigDict:
   for name, fields in _SECTIONS.items():
     c[name] = ml_collections.ConfigDict(fields)
   c.data.data_dir = ml_collections.config_dict.placeholder(str)
+  c.model.architecture = ml_collections.config_dict.placeholder(str)
   return c
 
 
@@ -121,11 +165,37 @@ def check(config: Any) -> None:
         f"data.held_views has {view!r}; write 'SOURCE/TRANSFORM' or 'SOURCE/*' with a source out "
         f'of {list(config.data.sources)}'
       )
+  if config.sample.width > len(config.model.narrower):
+    raise config_lib.ConfigError(
+      f'sample.width is {config.sample.width}, but model.narrower has {len(config.model.narrower)} '
+      'entries; 0 is the network of model.options'
+    )
+  if config.model.architecture is not None:
+    if config.model.narrower:
+      raise config_lib.ConfigError(
+        f'model.narrower has {len(config.model.narrower)} entries, but a network cut by '
+        'model.architecture has one width; leave one of them out'
+      )
+    if 'joint' in config.compare.baselines:
+      raise config_lib.ConfigError(
+        "compare.baselines has 'joint', whose body is the whole network, but model.architecture "
+        'cuts it; leave one of them out'
+      )
+  if config.zoo.starts > 1 and config.zoo.start == 'independent':
+    raise config_lib.ConfigError(
+      f"zoo.starts is {config.zoo.starts}, but zoo.start 'independent' shares none; set one of them"
+    )
   if config.sample.support > config.zoo.per_class:
     raise config_lib.ConfigError(
       f'sample.support is {config.sample.support}, but networks of the zoo have only '
       f'zoo.per_class={config.zoo.per_class} images to draw conditions from; lower one, raise the '
       'other'
+    )
+  learned = sorted(set(config.compare.baselines) & set(meta.METHODS))
+  if learned and 2 * config.sample.support > config.zoo.per_class:
+    raise config_lib.ConfigError(
+      f'{learned} of compare.baselines take twice sample.support={config.sample.support} images a '
+      f'class, but zoo.per_class is {config.zoo.per_class}; leave them out, or change one of these'
     )
 
 
@@ -142,7 +212,12 @@ def _check_compare(config: Any) -> None:
   held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
   held['new_both'] = held['new_classes'] + held['new_view']
   for part in config.compare.parts:
-    empty = [f'data.{name}' for name in held[part] if not config.data[name]]
+    if part.partition('/')[0] not in held:
+      raise config_lib.ConfigError(
+        f'compare.parts has {part!r}; choose out of {list(held)}, with /FAMILY behind it for the '
+        'sources of one family'
+      )
+    empty = [f'data.{name}' for name in held[part.partition('/')[0]] if not config.data[name]]
     if empty:
       raise config_lib.ConfigError(
         f'compare.parts has {part!r}, but {" and ".join(empty)} hold nothing out; leave the part '
@@ -153,8 +228,9 @@ def _check_compare(config: Any) -> None:
 #: Fields in which a configuration may differ from the one that a generator was trained with.
 FREE = (
   *('title', 'devices', 'tensorboard', 'data.data_dir', 'data.origin', 'training.checkpoint_every'),
-  *('autoencoder.gate', 'compare'),
-  *('sample.candidates', 'sample.guidance', 'sample.method', 'sample.steps'),
+  *('model.architecture', 'autoencoder.gate', 'compare'),  # an architecture has a fingerprint
+  *('sample.candidates', 'sample.guidance', 'sample.method', 'sample.steps', 'sample.width'),
+  *('reptile', 'anil', 'joint'),
 )
 
 _SECTIONS: dict[str, dict[str, Any]] = {
@@ -165,17 +241,22 @@ _SECTIONS: dict[str, dict[str, Any]] = {
       *('digits/rot180', 'digits/rot180+inverted', 'mnist/rot180', 'mnist/rot180+inverted'),
       *('mnist/rot270', 'mnist/rot270+inverted'),
     ),
+    'split': 'random',
+    'per_class': 0,
+    'test_per_class': 0,
     'held_sets': 50,
     'num_classes': 5,
     'image_size': 8,
     'origin': 'embedded',
   },
-  'model': {'name': 'mlp', 'options': {'widths': (24,)}},
+  'model': {'name': 'mlp', 'options': {'widths': (24,)}, 'narrower': ()},
   'zoo': {
     'size': 4000,
     'per_class': 40,
     'test_per_class': 50,
     'start': 'shared',
+    'starts': 1,
+    'align': 'none',
     'shard': 500,
     'steps': 500,
     'batch_size': 32,
@@ -183,8 +264,11 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'group': 32,
   },
   'autoencoder': {
-    'latent': 192,
-    'hidden': (512, 256),
+    'scale': 'weight',
+    'latent': 112,
+    'per_class': 16,
+    'width': 192,
+    'blocks': 1,
     'noise': 0.02,
     'latent_noise': 0.0,
     'kl': 1e-4,
@@ -197,7 +281,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
-    'width': 512,
+    'width': 192,
     'blocks': 3,
     'task': 3.0,
     'fresh': 3.0,
@@ -209,16 +293,21 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
-    'hidden': (512, 512),
+    'width': 192,
+    'blocks': 2,
     'variants': tuple(HYPERNETWORKS),
     'learning_rate': 1e-3,
     'steps': 4000,
   },
+  'reptile': {'inner_steps': 20, 'learning_rate': 1e-2, 'steps': 1000},
+  'anil': {'inner_steps': 10, 'learning_rate': 3e-3, 'steps': 1000},
+  'joint': {'batch_size': 128, 'learning_rate': 1e-2, 'steps': 5000},
   'training': {'batch_size': 64, 'repeat': 50, 'checkpoint_every': 20},
   'sample': {
     'support': 10,
     'candidates': 20,
     'guidance': 2.0,
+    'width': 0,
     'method': 'dpm_solver',
     'steps': 10,
   },
@@ -226,5 +315,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'tasks': 100,
     'parts': ('new_classes', 'new_view'),
     'steps': (0, 1, 5, 10, 20, 50, 100, 300),
+    'baselines': (*meta.METHODS, 'joint'),
+    'trained': 4,
   },
 }

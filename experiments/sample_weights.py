@@ -82,7 +82,7 @@ def show(
     ValueError: if it is a source of the zoo, has another number of classes than the generator
       writes networks for, a class with too few images, or another number of channels.
   """
-  if name in config.data.sources:
+  if name in config.data.sources and f'{name}/*' not in config.data.held_views:
     raise ValueError(
       f'{name!r} is a source of the zoo, whose networks have seen test images of it; for held-out '
       'tasks of the sources there is experiments.compare_starts'
@@ -168,6 +168,7 @@ def run(
     ValueError: for more steps than the recipe of the zoo has, or an unknown method.
   """
   config, task = source.config, source.task
+  support = jnp.asarray(shown.support)
   recipe = zoo_task.recipe(config)
   if tune > recipe.steps:
     raise ValueError(
@@ -175,17 +176,18 @@ def run(
       'train on with a recipe of your own'
     )
   drawn = candidates(source, shown, method)
+  drawn = compare_starts.refreshed(task, drawn, shown.images, support)
   chosen = drawn[0, starts.choose(task.flat, drawn, shown.images, shown.support)[0]]
-  random = starts.random(task.flat, task.model, 1, 1, seeds.key(config.seed, 'random'))[0, 0]
+  random = source.random(1, 1, seeds.key(config.seed, 'random'))
+  random = compare_starts.refreshed(task, random, shown.images, support)[0, 0]
   found = {}
   keys = jax.random.split(seeds.key(config.seed, 'tune'), 1)
   for name, vector in (('random first weights', random), ('drawn weights', chosen)):
     found[name] = _accuracy(task, vector, shown)
     if tune:
       begun = members.begin(recipe, vector[None])
-      support = jnp.asarray(shown.support)
       tuned = members.advance(task.flat, recipe, begun, shown.images, support, keys, 0, tune)
-      vector = tuned.vector[0]
+      vector = members.refresh(task.flat, tuned.vector, shown.images, support)[0]
       found[f'{name}, {tune} steps'] = _accuracy(task, vector, shown)
   return vector, found
 
@@ -197,12 +199,18 @@ def _accuracy(task: zoo_task.ZooTask, vector: jax.Array, shown: Shown) -> float:
 
 
 def save(
-  path: pathlib.Path, task: zoo_task.ZooTask, vector: jax.Array, provenance: dict[str, Any]
+  path: pathlib.Path,
+  task: zoo_task.ZooTask,
+  vector: jax.Array,
+  provenance: dict[str, Any],
+  width: int = 0,
 ) -> None:
-  """Writes the network: named arrays, and what it takes to rebuild the model."""
-  flat = traverse_util.flatten_dict(task.flat.unravel(vector), sep='/')
-  payload = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in flat.items()})
-  _FILES.save(path, {'model': task.model.spec, 'provenance': provenance}, payload)
+  """Writes the network: arrays by name, as narrow as it is, and how to rebuild the model."""
+  variables = task.widths.cut(width, task.flat.unravel(vector))
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  there = {k: np.ascontiguousarray(v) for k, v in flat.items() if v is not None}
+  payload = safetensors.numpy.save(there)
+  _FILES.save(path, {'model': task.widths.models[width].spec, 'provenance': provenance}, payload)
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:
@@ -216,6 +224,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   vector, found = run(source, shown, _METHOD.value, _TUNE.value)
   path = pathlib.Path(_OUT.value or pathlib.Path(workdir) / 'sampled')
   provenance = {
+    'architecture': task.architecture,
     'data': _DATA.value,
     'classes': _CLASSES.value,
     'method': _METHOD.value,
@@ -224,7 +233,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
     'accuracy': found,
     'sample': config.sample.to_dict(),
   }
-  save(path, task, vector, provenance)
+  save(path, task, vector, provenance, source.width)
   for name, accuracy in found.items():
     print(f'{name:32} {accuracy:.3f}')
   print(f'{path}.safetensors')

@@ -9,6 +9,7 @@ autoencoder; reconstructions of the zoo's own networks would hide over-fitting.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -20,26 +21,33 @@ import numpy as np
 from dapt_jax.training import loop, repeated, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.types import Params
-from dapt_jax.weights import autoencoder, batches, codec, generator, hypernetwork, members, trained
+from dapt_jax.weights import (
+  autoencoder,
+  batches,
+  codec,
+  generator,
+  hypernetwork,
+  members,
+  partition,
+  trained,
+)
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, zoo_task
+from experiments import build_zoo, flags, generation, zoo_modes, zoo_task
 
 
-def coder_of(config: Any, size: int, outputs: Any) -> autoencoder.Autoencoder:
-  """The autoencoder of a configuration, for codes of `size` entries."""
-  c = config.autoencoder
-  settings = autoencoder.Settings(
-    size,
-    c.latent,
-    tuple(c.hidden),
-    noise=c.noise,
-    latent_noise=c.latent_noise,
-    kl=c.kl,
-    probe=c.probe,
-    learning_rate=c.learning_rate,
-    steps=c.steps,
-  )
-  return autoencoder.make(settings, outputs)
+def parts_of(task: zoo_task.ZooTask, coding: codec.Codec) -> partition.Partition:
+  """Which weights belong to one class; those of narrower networks are among them."""
+  outputs, widest = outputs_of(task, coding), zoo_modes.told(task, np.array(0))
+  logits = lambda code, images: outputs(code, batches.ask(images, widest))
+  return partition.of_outputs(logits, coding.shape[0], task.bank.images.shape[1:])
+
+
+def coder_of(
+  config: Any, parts: partition.Partition, outputs: generator.Outputs
+) -> autoencoder.Autoencoder:
+  """The autoencoder of a configuration."""
+  fields = {f.name: config.autoencoder[f.name] for f in dataclasses.fields(autoencoder.Settings)}
+  return autoencoder.make(autoencoder.Settings(**fields), parts, outputs)
 
 
 def generator_of(
@@ -47,8 +55,8 @@ def generator_of(
   coder: autoencoder.Autoencoder,
   coder_params: Params,
   latents: generator.Latents,
-  condition_size: int,
-  outputs: Any,
+  condition_shape: tuple[int, ...],
+  outputs: generator.Outputs,
 ) -> generator.Generator:
   """The generator of a configuration."""
   names = ('objective', 'schedule', 'width', 'blocks', 'task', 'fresh', 'drop_rate', 'ema_decay')
@@ -56,23 +64,37 @@ def generator_of(
   if not config.fresh.tasks:
     fields['fresh'] = 0.0
   settings = generator.Settings(**fields)
-  return generator.make(settings, coder, coder_params, latents, condition_size, outputs)
+  return generator.make(settings, coder, coder_params, latents, condition_shape, outputs)
 
 
 def hypernetwork_of(
-  config: Any, variant: str, size: int, outputs: Any
+  config: Any, variant: str, parts: partition.Partition, outputs: generator.Outputs
 ) -> hypernetwork.Hypernetwork:
   """One of the hypernetworks of a configuration."""
   c, (regression, task) = config.hypernetwork, generation.HYPERNETWORKS[variant]
   settings = hypernetwork.Settings(
-    size, tuple(c.hidden), regression, task, learning_rate=c.learning_rate, steps=c.steps
+    c.width, c.blocks, regression, task, learning_rate=c.learning_rate, steps=c.steps
   )
-  return hypernetwork.make(settings, outputs)
+  return hypernetwork.make(settings, parts, outputs)
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
-  """Logits of a network from its code, on images."""
-  return lambda code, images: task.model.apply(coding.decode(code), images)
+  """Logits of a network from its code, see `batches.ask`; BatchNorm goes by the images shown."""
+  normalised = not task.flat.trained.all()
+  several = len(task.widths) > 1
+  masks = jax.vmap(task.flat.unravel)(jnp.asarray(task.widths.masks)) if several else None
+
+  def outputs(code: jax.Array, asked: Any) -> jax.Array:
+    variables, images = coding.decode(code), asked
+    if several:
+      images, width = asked
+      own = lambda x, mask: x * jnp.tensordot(width, mask, 1)
+      variables = jax.tree.map(own, variables, masks)
+    if normalised:
+      return task.model.apply_train(variables, images)[0]
+    return task.model.apply(variables, images)
+
+  return outputs
 
 
 def fit(
@@ -81,8 +103,8 @@ def fit(
   kind: str,
   update: Callable[..., Any],
   state: Any,
-  draw: batches.Draw,
-  data: batches.Data,
+  draw: Callable[..., Any],
+  data: Any,
   steps: int,
 ) -> Any:
   """Runs one training in a directory of its own; goes on where an earlier call was stopped."""
@@ -111,6 +133,7 @@ def fit(
 def check_gate(
   config: Any,
   task: zoo_task.ZooTask,
+  found: zoo_lib.Zoo,
   workdir: str,
   coding: codec.Codec,
   rebuild: Callable[[jax.Array], jax.Array],
@@ -120,49 +143,56 @@ def check_gate(
   Raises:
     ValueError: if networks for unseen classes keep a smaller share than `autoencoder.gate`.
   """
-  found = {}
+  shares = {}
   for part in config.compare.parts:
     tests = zoo_lib.build(
-      pathlib.Path(workdir) / f'held-{part}',
+      pathlib.Path(workdir) / f'held-{part.replace("/", "-")}',
       task.model,
       task.bank,
       zoo_task.plan(config, part=part, size=config.compare.tasks, shard=config.compare.tasks),
       zoo_task.recipe(config),
+      narrower=task.widths.models[1:],
+      head=zoo_task.head(config, task),
     )
-    codes = jax.jit(coding.encode)(zoo_task.variables(task, tests.vectors))
-    again = zoo_task.vectors(task, coding, rebuild(codes))
+    tests = zoo_modes.aligned(config, task, tests, found)
+    codes = zoo_modes.encode(task, coding, tests)
+    again = zoo_task.vectors(task, coding, rebuild(codes), tests.widths)
     test = task.bank.draw(tests.tasks, part, 'test', config.zoo.test_per_class, config.seed)
-    first, second = (_accuracy(task, v, test) for v in (jnp.asarray(tests.vectors), again))
-    found[part] = {'original': first, 'rebuilt': second, 'share': second / first}
+    own = task.bank.draw(tests.tasks, part, 'train', config.zoo.per_class, config.seed)
+    first, second = (_accuracy(task, v, own, test) for v in (jnp.asarray(tests.vectors), again))
+    shares[part] = {'original': first, 'rebuilt': second, 'share': second / first}
     print(f'gate, {part}: {second:.3f} rebuilt, {first:.3f} trained, {second / first:.1%} kept')
-  worst = found[config.compare.parts[0]]['share']
+  worst = shares[config.compare.parts[0]]['share']
   if worst < config.autoencoder.gate:
     raise ValueError(
       f'the autoencoder keeps {worst:.3f} of the accuracy of networks of held-out tasks; '
       f'autoencoder.gate is {config.autoencoder.gate}: take a larger zoo or latent, raise '
       'autoencoder.probe, or lower the gate'
     )
-  return found
+  return shares
 
 
-def _accuracy(task: zoo_task.ZooTask, vectors: jax.Array, test: np.ndarray) -> float:
-  images = jnp.asarray(task.bank.images)
-  return float(members.accuracy(task.flat, vectors, images, jnp.asarray(test)).mean())
+def _accuracy(
+  task: zoo_task.ZooTask, vectors: jax.Array, own: np.ndarray, test: np.ndarray
+) -> float:
+  """Mean over networks, each normalised by training images `own` of its task."""
+  vectors = members.refresh(task.flat, vectors, task.images, jnp.asarray(own))
+  return float(members.accuracy(task.flat, vectors, task.images, jnp.asarray(test)).mean())
 
 
 def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -> trained.Arrays:
   """Trains what is not trained yet and writes the generator."""
   root = pathlib.Path(workdir)
-  stack = zoo_task.variables(task, found.vectors)
-  coding = codec.Codec.fit(stack)
+  coding = zoo_modes.fit_codec(config, task, found)
   coding.save(root / 'codec')
   outputs = outputs_of(task, coding)
   rows = jnp.asarray(zoo_task.training_rows(config, task, found))
-  codes = jax.jit(coding.encode)(stack)
-  data = batches.Data(codes, None, rows, jnp.asarray(task.bank.images))
-  size, t = codes.shape[1], config.training.batch_size
+  codes = zoo_modes.encode(task, coding, found)
+  widths = zoo_modes.told(task, found.widths)
+  data = batches.Data(codes, None, rows, task.images, widths=widths)
+  parts, t = parts_of(task, coding), config.training.batch_size
 
-  coder = coder_of(config, size, outputs)
+  coder = coder_of(config, parts, outputs)
   probes = config.autoencoder.probes if config.autoencoder.probe else 0
   first = coder.init(seeds.key(config.seed, 'autoencoder'))
   coded = fit(
@@ -170,14 +200,15 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
     *(batches.of_autoencoder(t, probes), data, config.autoencoder.steps),
   )
   rebuild = jax.jit(lambda x: coder.decode(coded.params, coder.encode(coded.params, x)[0]))
-  gate = check_gate(config, task, workdir, coding, rebuild)
+  gate = check_gate(config, task, found, workdir, coding, rebuild)
 
   latents = generator.encode(coder, coded.params, codes)
   fresh = zoo_task.fresh_rows(config, task)
   data = data._replace(latents=latents.values, fresh=None if fresh is None else jnp.asarray(fresh))
   shown = config.sample.support, config.generator.shown, config.fresh.warped
   given = batches.condition(data.images, rows[:1, :, : config.sample.support])
-  made = generator_of(config, coder, coded.params, latents, given.shape[1], outputs)
+  given = batches.tell(given, None if widths is None else widths[:1])
+  made = generator_of(config, coder, coded.params, latents, given.shape[1:], outputs)
   start = made.training.init(seeds.key(config.seed, 'generator'))
   drawn = fit(
     *(config, root / 'diffusion', 'generator', made.training.update, start),
@@ -186,14 +217,14 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
 
   written = {}
   for variant in config.hypernetwork.variants:
-    network = hypernetwork_of(config, variant, size, outputs)
+    network = hypernetwork_of(config, variant, parts, outputs)
     begin = network.init(seeds.key(config.seed, 'hypernetwork'), given)
     written[variant] = fit(
       *(config, root / f'hypernetwork-{variant}', 'hypernetwork', network.update, begin),
       *(batches.of_hypernetwork(t, *shown), data, config.hypernetwork.steps),
     ).params
   arrays = trained.Arrays(
-    settings={'config': config.to_dict(), 'gate': gate},
+    settings={'config': config.to_dict(), 'gate': gate, 'architecture': task.architecture},
     coder=coded.params,
     latent_mean=np.asarray(latents.mean),
     latent_std=np.asarray(latents.std),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -10,15 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dapt_jax as dapt
 from dapt_jax import data
+from dapt_jax.models import cut
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import Bank, Task, splits
+from dapt_jax.tasks import bank as bank_lib
+from dapt_jax.training import seeds
 from dapt_jax.types import Params
+from dapt_jax.weights import first_weights as start_lib
 from dapt_jax.weights import members, zoo
+from dapt_jax.weights import widths as widths_lib
 from dapt_jax.weights.codec import Codec
 
 # What a random number generator is seeded with beside the configuration's seed.
-_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH = 1, 2, 3, 4, 5
+_HELD, _SUPPORT, _TEST, _TRAIN, _FRESH, _WHOLE = 1, 2, 3, 4, 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +34,22 @@ class ZooTask:
 
   Attributes:
     bank: all images of all views.
-    model: the network of all members.
+    model: the network of all members, the widest one.
     flat: its flat form.
+    widths: all networks, the model first.
+    architecture: fingerprint of what is left of the network, None for all of it.
   """
 
   bank: Bank
   model: model_lib.Model
   flat: members.Flat
+  widths: widths_lib.Widths
+  architecture: str | None = None
+
+  @functools.cached_property
+  def images(self) -> jax.Array:
+    """The images of the bank on the device, once."""
+    return jnp.asarray(self.bank.images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,36 +71,74 @@ class Held:
 
 def load(config: Any) -> ZooTask:
   """Reads the data and makes the model."""
-  sources = {
-    name: data.load(
-      name,
-      'all',
-      data_dir=config.data.data_dir,
-      image_size=config.data.image_size,
-      source=config.data.origin,
-    )
-    for name in config.data.sources
-  }
-  classes = {d.num_classes for d in sources.values()}
-  views = [(v.rpartition('/')[0], v.rpartition('/')[2]) for v in config.data.held_views]
+  c = config.data
+  sources = {name: _read(c, name) for name in c.sources}
+  classes = {d.num_classes for s in sources.values() for d in bank_lib.datasets(s)}
+  views = [(v.rpartition('/')[0], v.rpartition('/')[2]) for v in c.held_views]
   split = splits.make(
-    config.data.sources,
+    c.sources,
     held_views=views,
-    num_classes=config.data.num_classes,
-    num_held_sets=config.data.held_sets,
-    transforms=config.data.transforms,
+    num_classes=c.num_classes,
+    num_held_sets=c.held_sets,
+    transforms=c.transforms,
     source_classes=max(classes),
+    train_share=0.7 if c.split == 'random' else None,
     seed=config.seed,
   )
-  bank = Bank(split, sources)
-  model = model_lib.create(
-    config.model.name,
-    input_shape=bank.images.shape[1:],
-    num_classes=config.data.num_classes,
-    in_loop=True,
-    **config.model.options.to_dict(),
-  )
-  return ZooTask(bank, model, members.flatten(model))
+  for part in config.compare.parts:
+    split.draw(part, 1, 0)  # an empty part is an error before any work
+  bank = Bank(split, sources, (c.per_class, c.test_per_class))
+  models, arch = _networks(config, bank.images.shape[1:])
+  return ZooTask(bank, models[0], members.flatten(models[0]), widths_lib.make(models), arch)
+
+
+def _read(c: Any, name: str) -> bank_lib.Source:
+  """A source whole, or as (training split, test split)."""
+  train, *test = [
+    data.load(name, split, data_dir=c.data_dir, image_size=c.image_size, source=c.origin)
+    for split in (('all',) if c.split == 'random' else bank_lib.SIDES)
+  ]
+  return (train, test[0]) if test else train
+
+
+def _networks(
+  config: Any, input_shape: tuple[int, ...]
+) -> tuple[list[model_lib.Model], str | None]:
+  """(networks of all widths, the widest first; fingerprint of what is left of it)."""
+  c = config.model
+  models = [
+    model_lib.create(
+      c.name,
+      input_shape=input_shape,
+      num_classes=config.data.num_classes,
+      in_loop=True,
+      **{**c.options.to_dict(), **changes},
+    )
+    for changes in ({}, *c.narrower)
+  ]
+  if c.architecture is None:
+    return models, None
+  arch = dapt.Architecture.load(c.architecture)
+  return [cut.cut(models[0], arch, in_loop=True)], arch.fingerprint()
+
+
+def head(config: Any, task: ZooTask) -> dict[str, Any]:
+  """What `zoo.json` says beside model, split, plan and recipe; nothing for the defaults."""
+  entries = {
+    'architecture': task.architecture,
+    'images': [config.data.per_class, config.data.test_per_class],
+  }
+  return {name: value for name, value in entries.items() if value not in (None, [0, 0])}
+
+
+def require_architecture(task: ZooTask, found: str | None, path: pathlib.Path) -> None:
+  """Raises ValueError if the generator in `path` was trained for another architecture."""
+  if found != task.architecture:
+    name = lambda fingerprint: fingerprint or 'the whole network'
+    raise ValueError(
+      f'the generator in {path} writes weights of {name(found)}, but model.architecture is '
+      f'{name(task.architecture)}; give the architecture it was trained with, or train another'
+    )
 
 
 def recipe(config: Any) -> members.Recipe:
@@ -99,7 +153,7 @@ def recipe(config: Any) -> members.Recipe:
 
 def plan(config: Any, **changes: Any) -> zoo.Plan:
   """What the zoo is made of."""
-  fields = ('size', 'per_class', 'test_per_class', 'start', 'shard')
+  fields = ('size', 'per_class', 'test_per_class', 'start', 'starts', 'shard')
   return zoo.Plan(**{**{f: config.zoo[f] for f in fields}, 'seed': config.seed, **changes})
 
 
@@ -136,11 +190,38 @@ def fresh_rows(config: Any, task: ZooTask) -> np.ndarray | None:
   )
 
 
+def first_weights(config: Any, task: ZooTask) -> jax.Array:
+  """f32[size], the initialisation that all networks of a zoo share."""
+  return start_lib.shared(task.flat, task.widths, config.seed, 1)[0]
+
+
+def trained(config: Any, task: ZooTask, tasks: Held) -> jax.Array:
+  """f32[T, compare.trained, size], networks trained on held-out tasks as those of the zoo are.
+
+  Each has images of its own, as many as a network of the zoo: more than `tasks.support`.
+  """
+  bank, count = task.bank, config.compare.trained
+  repeated = [t for t in tasks.tasks for _ in range(count)]
+  seed = config.seed + _WHOLE
+  rows = jnp.asarray(bank.draw(repeated, tasks.part, 'train', config.zoo.per_class, seed))
+  root = seeds.key(config.seed, f'trained {tasks.part}')
+  keys = jax.random.split(root, len(repeated))
+  if config.zoo.start == 'shared':
+    start = jnp.broadcast_to(first_weights(config, task), (len(keys), task.flat.size))
+  else:
+    start = jax.vmap(lambda k: task.flat.ravel(task.model.init(jax.random.fold_in(k, 1))))(keys)
+  run = members.train(task.flat, recipe(config), start, task.images, rows, keys)
+  return run.vector.reshape(len(tasks.tasks), count, task.flat.size)
+
+
 def variables(task: ZooTask, vectors: np.ndarray) -> Params:
   """Networks f32[N, size] as variables with a leading axis N."""
   return jax.jit(jax.vmap(task.flat.unravel))(jnp.asarray(vectors))
 
 
-def vectors(task: ZooTask, codec: Codec, codes: jax.Array) -> jax.Array:
-  """Codes f32[N, D] as networks f32[N, size]."""
-  return jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))(codes)
+def vectors(
+  task: ZooTask, codec: Codec, codes: jax.Array, widths: np.ndarray | int = 0
+) -> jax.Array:
+  """Codes f32[N, D] as networks f32[N, size] of one width or of widths i[N]."""
+  decode = jax.jit(jax.vmap(lambda code: task.flat.ravel(codec.decode(code))))
+  return decode(codes) * task.widths.masks[widths]

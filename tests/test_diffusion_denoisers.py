@@ -7,8 +7,10 @@ from dapt_jax.diffusion import denoisers
 
 MLP = denoisers.ResidualMLP(width=16, blocks=2)
 DIT = denoisers.DiT(width=16, depth=1, heads=2, mlp_width=24)
+SLOTS = denoisers.SlotMLP(shared=1, width=16, blocks=1)
 CASES = {
   'mlp': (MLP, (5,), (3,)),
+  'slots': (SLOTS, (5,), (2, 3)),
   'dit': (DIT, (4, 5), (3,)),
   'dit_tokens': (DIT, (4, 5), (2, 3)),
 }
@@ -92,6 +94,8 @@ def test_bad_input():
   init = lambda module, *args: module.init(jax.random.key(0), *args)
   with pytest.raises(ValueError, match='width=7 must be even'):
     init(denoisers.ResidualMLP(width=7), x, t, condition, drop)
+  with pytest.raises(ValueError, match='2 equal slots'):
+    init(denoisers.SlotMLP(shared=2), x, t, jnp.zeros((len(x), 2, 3)), drop)
   with pytest.raises(ValueError, match=r'x_t has shape \(2, 1, 5\): it must have 2 axes'):
     init(MLP, x[:, None], t, condition, drop)
   with pytest.raises(ValueError, match=r'condition has shape \(2,\): it must have 2 or 3 axes'):

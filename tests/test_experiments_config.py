@@ -102,6 +102,8 @@ def test_configurations_of_generators_are_checked():
     'compare.steps': ((0, 5, 5), 'must increase'),
     'sample.support': (41, 'zoo.per_class=40'),
     'zoo.start': ('own', 'independent'),
+    'zoo.starts': (0, 'zoo.starts = 0'),
+    'sample.width': (1, 'model.narrower has 0'),
     'generator.objective': ('x0', 'epsilon'),
   }
   for field, (value, words) in bad.items():

@@ -71,6 +71,63 @@ def test_a_whole_source_may_be_held_out():
   assert split.part(Task('b', 'rot0', (0, 1, 2))) in ('new_view', 'new_both')
 
 
+def test_what_is_alike_is_on_one_side():
+  names = ('glyphs/lao', 'glyphs/thai', 'mnist')
+  make = lambda held, **options: splits.make(
+    names, held_views=held, num_classes=2, num_held_sets=1, transforms=('rot0', 'rot90'), **options
+  )
+  for apart in ('glyphs/lao', 'glyphs/thai'):
+    with pytest.raises(ValueError, match=rf"\['{apart}'\] are held out.*put all of them on one"):
+      make([(apart, '*')])
+  both = make([('glyphs/lao', '*'), ('glyphs/thai', '*')])
+  assert {s for s, _ in both.views} == {'mnist'}
+  make([('glyphs/lao', 'rot90')])  # the zoo sees the same letters, turned, on purpose
+
+
+def test_a_part_may_be_narrowed_to_a_family():
+  split = splits.make(
+    ('a/1', 'a/2', 'b'), held_views=[('a/1', '*'), ('b', 'rot0')], num_classes=2, num_held_sets=1
+  )
+  near = split.draw('new_view/a', 20, 0)
+  assert {t.source for t in near} == {'a/1'} and {t.family for t in near} == {'a'}
+  far = split.draw('new_view/b', 20, 0)
+  assert {t.view for t in far} == {'b/rot0'}
+  split.require(near, 'new_view/a')
+  split.require([*near, *far], 'new_view')
+  with pytest.raises(ValueError, match="not to 'new_view/b'"):
+    split.require(near, 'new_view/b')
+  with pytest.raises(ValueError, match='holds nothing out'):
+    split.draw('new_view/c', 1, 0)
+
+
+def test_splits_that_sources_come_with_are_kept():
+  split = weights_toys.split(train_share=None)
+  pairs = {n: (weights_toys.dataset(n, i), weights_toys.dataset(n, 9)) for i, n in enumerate('ab')}
+  bank = Bank(split, pairs, (7, 4))
+  assert bank.images.shape == (4 * 5 * (7 + 4), 4, 4, 1)
+  assert np.array_equal(bank.images, Bank(split, pairs, (7, 4)).images)
+  tasks = split.draw('zoo', 12, 0)
+  known = {n: [2 * d.images - 1 for d in pair] for n, pair in pairs.items()}
+  for side, (name, most) in enumerate(zip(('train', 'test'), (7, 4))):
+    rows = bank.draw(tasks, 'zoo', name, most, 0)
+    for t, own in zip(tasks, rows):
+      turned = task.transform(known[t.source][side], t.transform)
+      apart = np.abs(turned[None] - bank.images[own.reshape(-1)][:, None]).max((2, 3, 4))
+      labels = pairs[t.source][side].labels[apart.argmin(1)]
+      assert apart.min(1).max() < 1e-5  # every image is one of this split
+      np.testing.assert_array_equal(
+        labels.reshape(own.shape), np.array(t.classes)[:, None] + 0 * own
+      )
+    with pytest.raises(ValueError, match=f'has {most} {name} images'):
+      bank.draw(tasks, 'zoo', name, most + 1, 0)
+  with pytest.raises(ValueError, match=r'give \(training, test\)'):
+    Bank(split, {n: pair[0] for n, pair in pairs.items()})
+  with pytest.raises(ValueError, match='give all images as one'):
+    Bank(weights_toys.split(), pairs)
+  some = Bank(weights_toys.split(), {n: pair[0] for n, pair in pairs.items()}, (0, 3))
+  assert len(some.images) == 4 * 5 * (14 + 3)
+
+
 def test_training_and_test_images_are_disjoint_in_every_view():
   bank = weights_toys.make_bank()
   assert bank.images.shape == (4 * 100, 4, 4, 1)

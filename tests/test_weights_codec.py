@@ -10,8 +10,9 @@ import pytest
 
 from dapt_jax import graph as graph_lib
 from dapt_jax.models import model as model_lib
+from dapt_jax.models import recalibration
 from dapt_jax.weights import codec as codec_lib
-from dapt_jax.weights import pca, recalibration
+from dapt_jax.weights import pca
 
 INPUT = (6, 6, 3)
 
@@ -281,7 +282,7 @@ def test_statistics_come_back_from_images(stack):
   codec = codec_lib.Codec.fit(stack)
   drawn = jax.jit(lambda x: codec.decode(codec.encode(x)))(params)
   again = jax.jit(
-    lambda v, size: recalibration.recalibrate(made, v, images, size), static_argnums=1
+    lambda v, size: recalibration.recalibrate(made.apply_train, v, images, size), static_argnums=1
   )
   fresh, train = again(drawn, None), jax.jit(made.apply_train)
   close(fresh['params'], params['params'])
@@ -296,10 +297,10 @@ def test_statistics_come_back_from_images(stack):
 def test_networks_without_normalisation_need_no_statistics():
   made = model('mlp', widths=(5,))
   params = nets.randomised(shapes_of(made))
-  same = recalibration.recalibrate(made, params, jnp.zeros((2, *INPUT)))
+  same = recalibration.recalibrate(made.apply_train, params, jnp.zeros((2, *INPUT)))
   close(same, params, atol=0)
   with pytest.raises(ValueError, match='0 images'):
-    recalibration.recalibrate(made, params, jnp.zeros((0, *INPUT)))
+    recalibration.recalibrate(made.apply_train, params, jnp.zeros((0, *INPUT)))
 
 
 @pytest.mark.parametrize('shape', [(40, 9), (9, 40)])

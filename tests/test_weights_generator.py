@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from dapt_jax.training import repeated
-from dapt_jax.weights import autoencoder, generator
+from dapt_jax.weights import autoencoder, generator, partition
 
-# Two classes of points in the plane: the condition is the direction from one to the other.
-SIZE, LATENT = 6, 3
+# Two classes of points in the plane: a condition is the direction to each, from the middle.
+SIZE, LATENT = 6, 2
+#: A column of the kernel for every class; biases count as shared.
+PARTS = partition.Partition(np.arange(4, 6), np.array([[0, 2], [1, 3]]))
 
 
 def _outputs(code, images):
@@ -18,13 +20,18 @@ def _outputs(code, images):
 
 
 def _tasks(key, count):
-  """Conditions f32[count, 2], points f32[count, 8, 2, 1, 1] and labels i32[count, 8]."""
+  """Directions f32[count, 2], points f32[count, 8, 2, 1, 1] and labels i32[count, 8]."""
   angle = jax.random.uniform(key, (count,), maxval=2 * jnp.pi)
   direction = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
   labels = jnp.tile(jnp.arange(8) % 2, (count, 1))
   noise = 0.3 * jax.random.normal(jax.random.fold_in(key, 1), (count, 8, 2))
   points = (2.0 * labels - 1.0)[..., None] * direction[:, None] + noise
   return direction, points[..., None, None], labels
+
+
+def _condition(direction):
+  """f32[..., 2, 2], a row for each class."""
+  return jnp.stack([-direction, direction], axis=-2)
 
 
 def _weights(direction):
@@ -35,7 +42,8 @@ def _weights(direction):
 
 
 def _coder():
-  made = autoencoder.make(autoencoder.Settings(SIZE, LATENT, (32,), steps=400, learning_rate=3e-3))
+  settings = autoencoder.Settings(LATENT, 1, 16, 1, steps=400, learning_rate=3e-3)
+  made = autoencoder.make(settings, PARTS)
   codes = _weights(_tasks(jax.random.key(1), 256)[0])
   run = repeated.repeated(made.update, lambda data, key: (data, None), 400)
   state, _ = jax.jit(run)(made.init(jax.random.key(0)), codes)
@@ -50,11 +58,15 @@ def coder():
 def _draw(data, key):
   latents, direction, points, labels, fresh = data
   chosen = jax.random.randint(key, (32,), 0, len(latents))
-  told = {'condition': direction[chosen], 'images': points[chosen], 'labels': labels[chosen]}
+  told = {
+    'condition': _condition(direction[chosen]),
+    'images': points[chosen],
+    'labels': labels[chosen],
+  }
   if fresh is not None:
     other = jax.random.randint(jax.random.fold_in(key, 1), (32,), 0, len(fresh[0]))
     names = ('condition', 'images', 'labels')
-    told['fresh'] = {n: a[other] for n, a in zip(names, fresh)}
+    told['fresh'] = {n: a[other] for n, a in zip(names, (_condition(fresh[0]), *fresh[1:]))}
     told['fresh']['key'] = jax.random.split(jax.random.fold_in(key, 2), 32)
   return latents[chosen], told
 
@@ -62,9 +74,9 @@ def _draw(data, key):
 def _trained(coder, count, steps=300, **changes):
   made, params, codes = coder
   latents = generator.encode(made, params, codes)
-  options = {'width': 32, 'blocks': 1, 'steps': steps, 'learning_rate': 3e-3, 'ema_decay': 0.98}
+  options = {'width': 16, 'blocks': 1, 'steps': steps, 'learning_rate': 3e-3, 'ema_decay': 0.98}
   settings = generator.Settings(**{**options, 'task': 0.0, 'fresh': 0.0, **changes})
-  built = generator.make(settings, made, params, latents, 2, _outputs)
+  built = generator.make(settings, made, params, latents, (2, 2), _outputs)
   own = _tasks(jax.random.key(1), 256)
   fresh = _tasks(jax.random.key(7), 64) if settings.fresh else None
   data = latents.values[:count], *(a[:count] for a in own), fresh
@@ -76,7 +88,8 @@ def _trained(coder, count, steps=300, **changes):
 def _accuracy(built, state, guidance=None, told=None):
   direction, points, labels = _tasks(jax.random.key(99), 64)
   sample = jax.jit(lambda p, c, key: built.sample(p, c, key, guidance, num_steps=8))
-  codes = sample(state.ema, direction if told is None else told(direction), jax.random.key(3))
+  given = _condition(direction if told is None else told(direction))
+  codes = sample(state.ema, given, jax.random.key(3))
   return float((jax.vmap(_outputs)(codes, points).argmax(-1) == labels).mean())
 
 
@@ -118,7 +131,7 @@ def test_bad_settings(coder):
   made, params, codes = coder
   latents = generator.encode(made, params, codes)
   build = lambda outputs, **c: generator.make(
-    generator.Settings(**c), made, params, latents, 2, outputs
+    generator.Settings(**c), made, params, latents, (2, 2), outputs
   )
   with pytest.raises(ValueError, match='set both to 0'):
     build(None)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dapt_jax.weights import autoencoder, hypernetwork
+from dapt_jax.models import slots
+from dapt_jax.weights import autoencoder, hypernetwork, partition
 
 SIZE, LATENT = 12, 3
 
@@ -24,6 +25,10 @@ def _outputs(vector, images):
   return images.reshape(len(images), -1) @ vector.reshape(4, 3)
 
 
+#: The first row of the kernel, a bias in effect, counts as shared: what is learned is the same.
+PARTS = partition.Partition(np.arange(3), np.arange(3, SIZE).reshape(3, 3).T)
+
+
 def _train(made, state, batch, steps):
   @jax.jit
   def many(state):
@@ -33,9 +38,9 @@ def _train(made, state, batch, steps):
 
 
 def test_autoencoder_finds_the_surface():
-  settings = autoencoder.Settings(SIZE, LATENT, (64, 64), steps=600, learning_rate=3e-3)
-  made = autoencoder.make(settings)
-  state, metrics = _train(made, made.init(jax.random.key(0)), (_weights(256), None), 600)
+  settings = autoencoder.Settings(LATENT, 1, 16, 1, steps=300, learning_rate=3e-3)
+  made = autoencoder.make(settings, PARTS)
+  state, metrics = _train(made, made.init(jax.random.key(0)), (_weights(128), None), 300)
   fresh = _weights(64, seed=1)
   found = made.decode(state.params, made.encode(state.params, fresh)[0])
   unexplained = jnp.square(found - fresh).mean() / fresh.var()
@@ -54,8 +59,8 @@ def test_term_in_function_space_keeps_what_networks_compute():
   wanted = jax.vmap(_outputs)(x, probes)
   apart = {}
   for probe in (0.0, 3.0):
-    settings = autoencoder.Settings(SIZE, 6, (64,), probe=probe, steps=500, learning_rate=3e-3)
-    made = autoencoder.make(settings, _outputs)
+    settings = autoencoder.Settings(3, 1, 16, 1, probe=probe, steps=500, learning_rate=3e-3)
+    made = autoencoder.make(settings, PARTS, _outputs)
     state, _ = _train(made, made.init(jax.random.key(0)), (x, probes), 500)
     found = made.decode(state.params, made.encode(state.params, x)[0])
     apart[probe] = float(jnp.square(jax.vmap(_outputs)(found, probes) - wanted).mean())
@@ -65,8 +70,8 @@ def test_term_in_function_space_keeps_what_networks_compute():
 def test_divergence_pulls_latents_to_the_normal():
   spreads = []
   for kl in (0.0, 30.0):
-    settings = autoencoder.Settings(SIZE, LATENT, (32,), kl=kl, steps=300, learning_rate=3e-3)
-    made = autoencoder.make(settings)
+    settings = autoencoder.Settings(LATENT, 1, 16, 1, kl=kl, steps=300, learning_rate=3e-3)
+    made = autoencoder.make(settings, PARTS)
     _, metrics = _train(made, made.init(jax.random.key(0)), (_weights(128), None), 300)
     spreads.append(float(metrics['kl'][-1]))
   assert spreads[1] < 0.3 * spreads[0]
@@ -74,19 +79,19 @@ def test_divergence_pulls_latents_to_the_normal():
 
 def test_hypernetwork_regresses_or_fits_the_task():
   rng = np.random.default_rng(0)
-  condition = jnp.asarray(rng.normal(size=(64, 2, 3)), jnp.float32)
+  condition = jnp.asarray(rng.normal(size=(64, 3, 2)), jnp.float32)
   weights = jnp.tanh(
     condition.reshape(64, 6) @ jnp.asarray(rng.normal(size=(6, SIZE)), jnp.float32)
   )
   images = jnp.asarray(rng.normal(size=(64, 10, 2, 2, 1)), jnp.float32)
   labels = jax.vmap(_outputs)(weights, images).argmax(-1)
-  batch = condition, weights, images, labels
+  batch = weights, {'condition': condition, 'images': images, 'labels': labels}
   right = {}
   for regression, task in ((1.0, 0.0), (0.0, 1.0)):
     settings = hypernetwork.Settings(
-      SIZE, (64,), regression=regression, task=task, steps=400, learning_rate=3e-3
+      48, 1, regression=regression, task=task, steps=400, learning_rate=3e-3
     )
-    made = hypernetwork.make(settings, _outputs)
+    made = hypernetwork.make(settings, PARTS, _outputs)
     state, metrics = _train(made, made.init(jax.random.key(0), condition), batch, 400)
     found = made.predict(state.params, condition)
     right[task] = float((jax.vmap(_outputs)(found, images).argmax(-1) == labels).mean())
@@ -98,12 +103,13 @@ def test_hypernetwork_regresses_or_fits_the_task():
 
 @pytest.mark.parametrize('room', [autoencoder, hypernetwork])
 def test_devices_average_their_gradients(room):
-  extra = {'latent': LATENT} if room is autoencoder else {}
+  extra = {'latent': LATENT, 'per_class': 1} if room is autoencoder else {}
   still = {'noise': 0.0, 'kl': 0.0} if room is autoencoder else {}
-  made = room.make(room.Settings(SIZE, hidden=(8,), **extra, **still))
+  made = room.make(room.Settings(width=8, blocks=1, **extra, **still), PARTS)
   x = _weights(8)
-  batch = (x, None) if room is autoencoder else (x[:, None, :4], x, None, None)
-  first = (jax.random.key(0),) if room is autoencoder else (jax.random.key(0), batch[0])
+  told = {'condition': x.reshape(8, 3, 4)}
+  batch = (x, None) if room is autoencoder else (x, told)
+  first = (jax.random.key(0), *([] if room is autoencoder else [told['condition']]))
   state = made.init(*first)
   one, _ = jax.jit(made.update)(state, batch)
   halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
@@ -120,6 +126,35 @@ def test_devices_average_their_gradients(room):
 
 def test_a_term_needs_its_network():
   with pytest.raises(ValueError, match='set probe to 0'):
-    autoencoder.make(autoencoder.Settings(SIZE, probe=1.0))
+    autoencoder.make(autoencoder.Settings(probe=1.0), PARTS)
   with pytest.raises(ValueError, match='set task to 0'):
-    hypernetwork.make(hypernetwork.Settings(SIZE, task=1.0))
+    hypernetwork.make(hypernetwork.Settings(task=1.0), PARTS)
+
+
+def test_weights_of_one_class_are_found_by_derivatives():
+  def outputs(code, images):
+    hidden = jax.nn.relu(images.reshape(len(images), 4) @ code[:8].reshape(4, 2))
+    return hidden @ code[9:15].reshape(2, 3) + code[15:18] + code[8]
+
+  found = partition.of_outputs(outputs, 18, (2, 2, 1))
+  np.testing.assert_array_equal(found.shared, np.arange(9))
+  np.testing.assert_array_equal(found.slots, [[9, 12, 15], [10, 13, 16], [11, 14, 17]])
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 18)), jnp.float32)
+  np.testing.assert_array_equal(found.join(*found.split(x)), x)
+  with pytest.raises(ValueError, match='whose last layer is dense'):
+    partition.of_outputs(lambda c, im: jax.nn.softmax(outputs(c, im)), 18, (2, 2, 1))
+  with pytest.raises(ValueError, match=r'\[3, 3, 4\] weights of their own'):
+    partition.of_outputs(lambda c, im: outputs(c, im).at[:, 2].add(c[18]), 19, (2, 2, 1))
+
+
+def test_classes_that_are_exchanged_exchange_their_weights():
+  net = slots.Slots(width=16, blocks=2, shared=5, per_slot=4)
+  told = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3, 4)), jnp.float32)
+  params = net.init(jax.random.key(0), None, told)
+  for name in ('places', 'ordered'):  # what may tell the classes apart
+    params['params'][name] = jax.tree.map(jnp.zeros_like, params['params'][name])
+  order = jnp.array([2, 0, 1])
+  (shared, own), (same, other) = (net.apply(params, None, t) for t in (told, told[:, order]))
+  np.testing.assert_allclose(same, shared, atol=1e-5)
+  np.testing.assert_allclose(other, own[:, order], atol=1e-5)
+  assert np.abs(own[:, 0] - own[:, 1]).max() > 0.01

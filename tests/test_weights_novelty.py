@@ -197,12 +197,12 @@ def test_more_noise_is_farther_and_worse(problem):
 
 def test_the_figure_has_points_and_the_line(problem):
   found = _report(problem, _networks(problem[-1], K, seed=8), sigmas=(0.0, 0.5))
-  axes = novelty_report.figure(found).axes[0]
+  axes = novelty_report.figure({'toy': found}).axes[0]
   points = [c.get_offsets() for c in axes.collections]
   assert [len(p) for p in points] == [TASKS, TASKS]
   np.testing.assert_allclose(points[1][:, 1], found.accuracy['samples'].mean(1))
   np.testing.assert_allclose(axes.lines[0].get_ydata(), found.sweep.accuracy.mean(1))
-  assert len(axes.get_legend().get_texts()) == 3
+  assert len(axes.get_legend().get_texts()) == 3 and axes.get_title() == 'toy'
 
 
 def test_bad_input(problem):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import weights_toys
 
-from dapt_jax.weights import members, starts, zoo
+from dapt_jax.training import repeated
+from dapt_jax.weights import first_weights, joint, members, meta, starts, widths, zoo
 
 RECIPE = members.Recipe(steps=60, batch_size=8, learning_rate=0.02, group=3)
-PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3)
+PLAN = zoo.Plan(size=5, per_class=8, test_per_class=5, shard=2, seed=3, starts=2)
+NARROWER = [weights_toys.model(widths=(3,))]
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +31,9 @@ def model():
 def built(bank, model, tmp_path_factory):
   path = tmp_path_factory.mktemp('zoo') / 'small'
   seen = []
-  found = zoo.build(path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  found = zoo.build(
+    path, model, bank, PLAN, RECIPE, narrower=NARROWER, on_shard=lambda *a: seen.append(a[:2])
+  )
   assert seen == [(1, 3), (2, 3), (3, 3)]
   return path, found
 
@@ -102,18 +106,19 @@ def test_a_zoo_reads_back(built, bank, model):
   np.testing.assert_array_equal(again.vectors, found.vectors)
   assert again.records == found.records and again.tasks == found.tasks
   assert found.head['model']['config']['widths'] == [6]
-  # Members differ although all start alike, and tasks differ between shards.
+  # Members differ although some start alike, and tasks differ between shards.
   assert len({r['task'] for r in found.records}) > 3
 
 
 def test_a_build_that_was_stopped_goes_on(built, bank, model, tmp_path):
   _, found = built
-  short = zoo.build(tmp_path, model, bank, PLAN, RECIPE)
+  short = zoo.build(tmp_path, model, bank, PLAN, RECIPE, narrower=NARROWER)
   for name in ('shard-0001.json', 'shard-0002.safetensors'):
     (tmp_path / name).unlink()
   kept = (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns
   seen = []
-  again = zoo.build(tmp_path, model, bank, PLAN, RECIPE, on_shard=lambda *a: seen.append(a[:2]))
+  report = lambda *a: seen.append(a[:2])
+  again = zoo.build(tmp_path, model, bank, PLAN, RECIPE, narrower=NARROWER, on_shard=report)
   assert seen == [(2, 3), (3, 3)]
   assert (tmp_path / 'shard-0000.safetensors').stat().st_mtime_ns == kept
   for other in (short, again):
@@ -121,7 +126,7 @@ def test_a_build_that_was_stopped_goes_on(built, bank, model, tmp_path):
 
 
 def test_first_weights_of_their_own(bank, model, tmp_path):
-  plan = dataclasses.replace(PLAN, size=2, start='independent')
+  plan = dataclasses.replace(PLAN, size=2, start='independent', starts=1)
   still = dataclasses.replace(RECIPE, learning_rate=1e-9)
   own = zoo.build(tmp_path / 'own', model, bank, plan, still).vectors
   shared = zoo.build(
@@ -129,6 +134,52 @@ def test_first_weights_of_their_own(bank, model, tmp_path):
   )
   assert np.abs(own[0] - own[1]).max() > 0.1
   np.testing.assert_allclose(shared.vectors[0], shared.vectors[1], atol=1e-5)
+
+
+def test_networks_of_several_widths_in_one_program(built, bank, model):
+  _, found = built
+  several = widths.make([model, *NARROWER])
+  flat, narrow = members.flatten(model), members.flatten(NARROWER[0])
+  own = found.vectors[found.widths == 1]
+  assert sorted(np.bincount(found.widths).tolist()) == [2, 3]
+  assert not own[:, several.masks[1] == 0].any() and own[:, several.masks[1] == 1].all()
+  assert found.accuracy[found.widths == 1].mean() > 0.6
+  assert found.head['narrower'] == [NARROWER[0].spec]
+  # Cut out and put back, they are the same network with the same gradient.
+  cut = several.cut(1, flat.unravel(own[0]))
+  np.testing.assert_array_equal(flat.ravel(several.embed(cut)), own[0])
+  images = jnp.asarray(bank.images[:8])
+  loss = lambda f: lambda vector: jnp.square(f.logits(vector, images)).sum()
+  whole = jax.grad(loss(flat))(jnp.asarray(own[0]))
+  alone = narrow.unravel(jax.grad(loss(narrow))(narrow.ravel(cut)))
+  np.testing.assert_allclose(whole, flat.ravel(several.embed(alone)), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_that_do_not_fit_into_the_widest(model):
+  for other, words in (
+    (weights_toys.model(widths=(7,)), r'shape \(7,\), there \(6,\); give the widest'),
+    (weights_toys.model(widths=(4, 4)), "'dense2'.*vary widths only"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      widths.make([model, other])
+  other = NARROWER[0]._replace(apply=lambda v, x: 2 * NARROWER[0].apply(v, x))
+  with pytest.raises(ValueError, match='computes something else'):
+    widths.make([model, other])
+
+
+def test_networks_begin_at_one_of_a_few(model):
+  flat, several = members.flatten(model), widths.make([model, *NARROWER])
+  rng = np.random.default_rng(0)
+  drawn = first_weights.draw(flat, several, 12, 3, 5, rng, jax.random.key(0))
+  assert set(drawn.start) == {0, 1, 2} and np.bincount(drawn.width).tolist() == [6, 6]
+  for number in (0, 1):
+    known = np.asarray(first_weights.shared(flat, several, 5, 3, number))
+    mine = drawn.width == number
+    np.testing.assert_array_equal(drawn.vectors[mine], known[drawn.start[mine]])
+  np.testing.assert_array_equal(
+    first_weights.shared(flat, several, 5, 1)[0],
+    flat.ravel(model.init(first_weights.shared_key(5))),
+  )
 
 
 def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
@@ -139,13 +190,16 @@ def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
   copy.mkdir()
   for file in path.iterdir():
     (copy / file.name).write_bytes(file.read_bytes())
-  with pytest.raises(ValueError, match=r"another zoo: \['recipe'\] differ"):
+  with pytest.raises(ValueError, match=r"another zoo: \['narrower', 'recipe'\] differ"):
     zoo.build(copy, model, bank, PLAN, dataclasses.replace(RECIPE, steps=61))
   shard = copy / 'shard-0001.safetensors'
   data = bytearray(shard.read_bytes())
   data[-1] ^= 1
   shard.write_bytes(data)
-  for use in (lambda: zoo.load(copy), lambda: zoo.build(copy, model, bank, PLAN, RECIPE)):
+  for use in (
+    lambda: zoo.load(copy),
+    lambda: zoo.build(copy, model, bank, PLAN, RECIPE, narrower=NARROWER),
+  ):
     with pytest.raises(ValueError, match=r'shard-0001\.safetensors is damaged'):
       use()
   shard.unlink()
@@ -155,9 +209,11 @@ def test_damaged_and_foreign_zoos(built, bank, model, tmp_path):
   assert head['plan']['seed'] == 3
 
 
-@pytest.mark.parametrize('changes', [{'size': 0}, {'shard': 0}, {'start': 'own'}])
+@pytest.mark.parametrize(
+  'changes', [{'size': 0}, {'starts': 0}, {'start': 'own'}, {'start': 'independent'}]
+)
 def test_bad_plans(changes):
-  with pytest.raises(ValueError, match=r'at least 1|choose one of'):
+  with pytest.raises(ValueError, match=r'at least 1|choose one of|none is shared'):
     dataclasses.replace(PLAN, **changes)
 
 
@@ -190,3 +246,71 @@ def test_starts_that_need_no_generator(built, bank, model):
   others = [jnp.broadcast_to(v, (5, flat.size)) for v in (fresh[0, 0], fresh[0, 1])]
   candidates = jnp.stack([others[0], best[:, 0], others[1]], axis=1)
   assert starts.choose(flat, candidates, images, support).tolist() == [1] * 5
+
+
+def test_meta_learned_weights_adapt_faster(bank, model):
+  flat, start, images, _, test, keys = _problem(bank, model, 8)
+  tasks = bank.split.draw('zoo', 32, 7)
+  rows = jnp.asarray(bank.draw(tasks, 'zoo', 'train', 8, 7))
+  inner = members.Recipe(steps=5, batch_size=8, learning_rate=0.02, group=8)
+  mask = meta.head(model)
+  assert mask.sum() == 3 * 7  # six features and a bias for each of three classes
+  made = meta.make(meta.Settings('anil', inner, 0.03, 60), flat, mask)
+  run = jax.jit(repeated.repeated(made.update, meta.episodes(8, 4), 60))
+  state, _ = run(made.init(start[0], jax.random.key(2)), (rows, images))
+  support = jnp.asarray(bank.draw(bank.split.draw('zoo', 8, 0), 'zoo', 'train', 4, 1))
+  learned = jnp.broadcast_to(state.params, start.shape)
+  tune = lambda v: members.curve(flat, inner, v, images, support, test, keys, (0, 5)).mean(1)
+  before, after = tune(start), tune(learned)
+  assert after[1] > before[1] + 0.1
+  # No start can know the order of the labels.
+  assert after[0] < after[1] - 0.2
+
+
+def test_the_outer_step_is_made_of_adapted_networks(bank, model):
+  flat, start, images, train, _, _ = _problem(bank, model)
+  inner = members.Recipe(steps=3, batch_size=8, learning_rate=0.02, group=4)
+  batch = meta.Episodes(images, train[:, :, :4], train[:, :, 4:])
+  mask = meta.head(model)
+  keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 4)
+  moved = {}
+  for method in meta.METHODS:
+    made = meta.make(meta.Settings(method, inner, 1e-3, 10), flat, mask)
+    after, metrics = jax.jit(made.update)(made.init(start[0], jax.random.key(2)), batch)
+    moved[method] = np.asarray(after.params - start[0]), float(metrics['loss'])
+  # Reptile goes where the networks go; the first step of Adam has the signs of its gradient.
+  way = np.asarray(members.train(flat, inner, start, images, batch.support, keys).vector - start)
+  clear = np.abs(way.mean(0)) > 1e-4
+  np.testing.assert_array_equal(np.sign(moved['reptile'][0])[clear], np.sign(way.mean(0))[clear])
+  # The loss of ANIL is that of networks of which only the head has moved; its step moves the body.
+  alone = members.train(meta.only(flat, mask), inner, start, images, batch.support, keys).vector
+  np.testing.assert_array_equal((alone - start)[:, mask == 0], 0.0)
+  loss = lambda v: float(meta._cross_entropy(flat, v, batch))
+  assert moved['anil'][1] == pytest.approx(loss(alone), rel=1e-5) != loss(start)
+  assert np.abs(moved['anil'][0][mask == 0]).max() > 0
+  with pytest.raises(ValueError, match=r"choose one of \['reptile'"):
+    meta.Settings('leap', inner)
+
+
+def test_a_joint_body_serves_new_heads(bank, model):
+  tasks = bank.split.draw('zoo', 12, 7)
+  rows = bank.draw(tasks, 'zoo', 'train', 8, 7)
+  data = joint.labelled(tasks, rows, jnp.asarray(bank.images))
+  # Every image once, under its own view and class.
+  assert len(np.unique(data.rows)) == len(data.rows) and int(data.view.max()) == 2
+  names = sorted({t.view for t in tasks})
+  place = {int(r): (names[v], int(c)) for r, v, c in zip(data.rows, data.view, data.label)}
+  for task, own in zip(tasks, rows):
+    for source_class, images in zip(task.classes, own):
+      assert {place[i] for i in images.tolist()} == {(task.view, source_class)}
+  made = joint.make(joint.Settings(3, weights_toys.CLASSES, 0.02, 150), model)
+  run = jax.jit(repeated.repeated(made.update, joint.draw(16), 150))
+  state, metrics = run(made.init(jax.random.key(0)), data)
+  assert metrics['error'] < 0.5
+  variables = joint.with_zeros(model, state.params)
+  flat, _, images, train, test, _ = _problem(bank, model)
+  assert not np.asarray(model.apply(variables, images[:9])).any()
+  means = jax.jit(jax.vmap(lambda s: flat.ravel(joint.with_means(model, variables, images, s))))
+  asked = members.accuracy(flat, means(train), images, test).mean()
+  other = members.accuracy(flat, means(jnp.roll(train, 1, axis=1)), images, test).mean()
+  assert asked > 0.8 and other < 0.2  # the head follows the labels of its support

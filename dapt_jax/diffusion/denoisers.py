@@ -1,6 +1,6 @@
-"""Denoising networks: a residual perceptron over vectors, a transformer over tokens.
+"""Denoising networks: perceptrons over vectors or slots, a transformer over tokens.
 
-Both are called `denoiser(x_t, t, condition, drop)` and say what the objective asks for. Rows with
+All are called `denoiser(x_t, t, condition, drop)` and say what the objective asks for. Rows with
 `drop` see a learned null condition in place of theirs, as classifier-free guidance needs it (Ho and
 Salimans, 2022). They start from a prediction of zero.
 """
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dapt_jax.models import attention, blocks, layers
+from dapt_jax.models import attention, blocks, layers, slots
 from dapt_jax.types import Params, PRNGKey
 
 _zero_dense = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros)
@@ -73,6 +73,56 @@ class ResidualMLP(nn.Module):
     for i in range(1, self.blocks + 1):
       h = _FilmBlock(name=f'block{i}')(h, code)
     return _zero_dense(x_t.shape[-1], name='output')(nn.LayerNorm(name='norm')(h))
+
+
+class SlotMLP(nn.Module):
+  """A shared vector and slots that exchange what they know (`models.slots`), FiLM by time.
+
+  States are vectors: first the shared entries, then slot after slot. The condition has a row for
+  every slot, and what is learned for one slot holds for all.
+
+  Attributes:
+    shared: number of shared entries of a state.
+    width: of shared vector and slots inside, even.
+    blocks: number of blocks.
+  """
+
+  shared: int
+  width: int = 256
+  blocks: int = 3
+
+  @nn.compact
+  def __call__(
+    self, x_t: jax.Array, t: jax.Array, condition: jax.Array, drop: jax.Array
+  ) -> jax.Array:
+    """Maps states to predictions.
+
+    Args:
+      x_t: f32[B, L], states; L - shared is a multiple of S.
+      t: f32[B], times in [0, 1].
+      condition: f32[B, S, C].
+      drop: bool[B], rows whose condition is left out.
+
+    Returns:
+      f32[B, L].
+
+    Raises:
+      ValueError: for fields or shapes that do not fit.
+    """
+    _check(self.width, {'x_t': (x_t, (2,)), 'condition': (condition, (3,))})
+    rows, own = condition.shape[1], x_t.shape[1] - self.shared
+    if own < 0 or own % rows:
+      raise ValueError(
+        f'x_t has {x_t.shape[1]} entries, {self.shared} of them shared; the others do not make '
+        f'{rows} equal slots, one for every row of the condition'
+      )
+    condition = _Null(name='null')(condition, drop)
+    code = nn.silu(_Code(self.width, name='code')(t, condition.mean(1)))
+    states = x_t[:, self.shared :].reshape(-1, rows, own // rows)
+    net = slots.Slots(self.width, self.blocks, self.shared, own // rows, zero=True, name='slots')
+    told = jnp.concatenate([states, condition], -1)
+    whole, each = net(x_t[:, : self.shared], told, code)
+    return jnp.concatenate([whole, each.reshape(len(each), -1)], -1)
 
 
 class DiT(nn.Module):

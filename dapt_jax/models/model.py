@@ -28,6 +28,7 @@ from dapt_jax.models import (
   recurrent,
   resized,
   resnet,
+  strided,
   unet,
   vgg,
   vit,
@@ -39,6 +40,7 @@ Variables = dict[str, Any]
 _REGISTRY: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
   'mlp': (mlp.MLP, {}),
   'convnet': (vgg.VGG, {}),
+  'strided': (strided.Strided, {}),
   'vgg16': (vgg.VGG, {'stages': vgg.VGG16_STAGES}),
   'vgg19': (vgg.VGG, {'stages': vgg.VGG19_STAGES}),
   'resnet20': (resnet.ResNet, {'blocks': (3, 3, 3), 'bottleneck': False}),

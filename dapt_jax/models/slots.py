@@ -1,8 +1,8 @@
-"""Networks of a shared vector and a set of slots, one slot a class: what is learned for one class
-holds for all.
+"""Networks of a shared vector and slots, one a class: what is learned for one holds for all.
 
 Sums over the slots are the only way from one to another, so exchanging slots exchanges results
-(Zaheer et al., "Deep Sets", 2017, theorem 2), unless a table of places tells them apart.
+(Zaheer et al., "Deep Sets", 2017, theorem 2), but for what the layers `places` and `ordered` add:
+networks of one initialisation have a last layer whose rows differed before any data were seen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Exchange(nn.Module):
       film: f32[B, W], scales and shifts the normalised shared vector and slots (Perez et al.,
         2018), as time does in diffusion; None: nothing does.
     """
-    pooled = jnp.concatenate([slots.mean(1), slots.max(1)], -1)
+    # A smooth maximum: the slope of a hard one compares numbers, which compilers recompute.
+    pooled = jnp.concatenate([slots.mean(1), jax.nn.logsumexp(slots, axis=1)], -1)
     hidden = self._norm('shared', shared, film)
     hidden = nn.gelu(self._dense('up_shared')(hidden) + self._dense('pooled')(pooled))
     shared = shared + self._dense('down_shared')(hidden)
@@ -64,7 +65,6 @@ class Slots(nn.Module):
     blocks: number of blocks, named `block1`, `block2`, ...
     shared: entries of the shared vector that come out.
     per_slot: entries of every slot that come out.
-    places: whether a learned table tells the slots apart.
     zero: whether the first output is zero.
   """
 
@@ -72,14 +72,13 @@ class Slots(nn.Module):
   blocks: int
   shared: int
   per_slot: int
-  places: bool = True
   zero: bool = False
 
   @nn.compact
   def __call__(
     self, shared: jax.Array | None, slots: jax.Array, film: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Maps shared f32[B, G] (or None) and slots f32[B, S, C] to f32[B, shared], f32[B, S, per_slot].
+    """Maps f32[B, G] (or None) and f32[B, S, C] to f32[B, shared] and f32[B, S, per_slot].
 
     Every slot is read relative to the mean of the slots, and that mean beside it.
     """
@@ -87,9 +86,8 @@ class Slots(nn.Module):
     own = nn.Dense(self.width, name='own')(slots - middle)
     common = nn.Dense(self.width, name='common')(middle)
     own = own + common
-    if self.places:
-      own = own + self.param('places', layers.table_normal, (slots.shape[1], self.width))
-    whole = common[:, 0]
+    own = own + self.param('places', layers.table_normal, (slots.shape[1], self.width))
+    whole = common[:, 0] + nn.Dense(self.width, name='ordered')(slots.reshape(len(slots), -1))
     if shared is not None:
       whole = whole + nn.Dense(self.width, name='shared')(shared)
     for i in range(1, self.blocks + 1):

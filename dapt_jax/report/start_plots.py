@@ -92,7 +92,8 @@ def _zero_step(part: Row, chance: float, candidates: int) -> Panel:
     spoken = '; '.join(f'{r["method"]} {findings.number(r["best"]["mean"])}' for r in rows[::-1])
     caption = (
       f'Filled: the best of {candidates} draws on the images shown (where there are draws), with '
-      f'its 95 % interval over {part["tasks"]} tasks; hollow: the mean of single ones; dotted: chance.'
+      f'its 95 % interval over {part["tasks"]} tasks; hollow: the mean of single ones; dotted: '
+      'chance.'
     )
     return Panel(drawing.render(axes, f'Accuracy without a step: {spoken}.'), caption)
 

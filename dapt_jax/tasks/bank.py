@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dapt_jax.data import Dataset
+from dapt_jax import data as data_lib
 from dapt_jax.data import splits as data_splits
 from dapt_jax.tasks import splits as splits_lib
 from dapt_jax.tasks import task as task_lib
 
 #: Images that may be trained on, and those that accuracies are reported on.
 SIDES = ('train', 'test')
+#: All images of a data set, or its (training split, test split).
+Source = data_lib.Dataset | tuple[data_lib.Dataset, data_lib.Dataset]
 
 
 def standardise(images: np.ndarray) -> np.ndarray:
@@ -30,15 +32,23 @@ class Bank:
     images: f32[n, H, W, C], standardised.
   """
 
-  def __init__(self, split: splits_lib.Split, sources: Mapping[str, Dataset]) -> None:
+  def __init__(
+    self,
+    split: splits_lib.Split,
+    sources: Mapping[str, Source],
+    most: tuple[int, int] = (0, 0),
+  ) -> None:
     """Transforms and stacks the images.
 
     Args:
       split: what belongs to the zoo.
-      sources: {name: all images of the data set}; equal shapes.
+      sources: {name: all images of the data set}, or {name: (training split, test split)} where
+        `split.train_share` is None; equal shapes.
+      most: images of a class that are kept for (training, test), a random choice; 0 keeps all.
 
     Raises:
-      ValueError: if a source is missing, has other classes than the split says or another shape.
+      ValueError: if a source is missing, has other classes than the split says or another shape, or
+        is divided although the split divides it, or the reverse.
     """
     self.split = split
     self._check(sources)
@@ -46,38 +56,62 @@ class Bank:
     self._rows: dict[tuple[str, str], list[np.ndarray]] = {}
     start = 0
     for source, transform in (*split.views, *split.held_views):
-      data = sources[source]
-      pixels.append(task_lib.transform(data.images, transform))
-      for side, part in zip(SIDES, self._sides(data)):
+      data, sides = self._divide(sources[source], most)
+      pixels.append(standardise(task_lib.transform(data.images, transform)))
+      for side, part in zip(SIDES, sides):
         labels = data.labels[part]
         rows = [start + part[labels == c] for c in range(split.source_classes)]
         self._rows[f'{source}/{transform}', side] = rows
       start += len(data)
-    self.images = standardise(np.concatenate(pixels))
+    self.images = np.concatenate(pixels)
 
   @property
   def pictures(self) -> np.ndarray:
     """The images in [0, 1], f32[n, H, W, C], as `features.extract` takes them."""
     return self.images * np.float32(0.5) + np.float32(0.5)
 
-  def _check(self, sources: Mapping[str, Dataset]) -> None:
+  def _check(self, sources: Mapping[str, Source]) -> None:
+    divided = self.split.train_share is None
     for source in {s for s, _ in (*self.split.views, *self.split.held_views)}:
       if source not in sources:
         raise ValueError(f'the split has views of {source!r}, but only {[*sources]} are given')
-      if sources[source].num_classes != self.split.source_classes:
+      if isinstance(sources[source], tuple) != divided:
+        wanted = '(training, test)' if divided else 'all images as one Dataset'
         raise ValueError(
-          f'{source!r} has {sources[source].num_classes} classes, the split is made for '
-          f'{self.split.source_classes}; choose that many with Dataset.classes'
+          f'{source!r}: train_share of the split is {self.split.train_share}; give {wanted}'
         )
-    shapes = {name: data.image_shape for name, data in sources.items()}
+      for data in datasets(sources[source]):
+        if data.num_classes != self.split.source_classes:
+          raise ValueError(
+            f'{source!r} has {data.num_classes} classes, the split is made for '
+            f'{self.split.source_classes}; choose that many with Dataset.classes'
+          )
+    shapes = {name: data.image_shape for name in sources for data in datasets(sources[name])}
     if len(set(shapes.values())) > 1:
       raise ValueError(f'images have shapes {shapes}; bring them to one size with Dataset.resize')
 
-  def _sides(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a source (train, test), the same for all of its transforms."""
-    size = round(self.split.train_share * len(data))
-    parts = data_splits.stratified(data.labels, [size, len(data) - size], self.split.seed)
-    return parts[0], parts[1]
+  def _divide(
+    self, source: Source, most: tuple[int, int]
+  ) -> tuple[data_lib.Dataset, list[np.ndarray]]:
+    """The images that are kept, and which of them are for (training, test).
+
+    A pure function of the arguments: the same for all transforms of a source.
+    """
+    if isinstance(source, tuple):
+      data, parts = data_lib.concatenate(source), _in_a_row(*map(len, source))
+    else:
+      data, size = source, round((self.split.train_share or 0.0) * len(source))
+      parts = data_splits.stratified(data.labels, [size, len(data) - size], self.split.seed)
+    if not any(most):
+      return data, parts
+    kept = [self._some(data.labels, part, n) for part, n in zip(parts, most)]
+    return data.subset(np.concatenate(kept)), _in_a_row(*map(len, kept))
+
+  def _some(self, labels: np.ndarray, part: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows of every class of a part, 0 for all."""
+    order = np.random.default_rng(self.split.seed).permutation(part)
+    rows = [order[labels[order] == c][: most or None] for c in range(self.split.source_classes)]
+    return np.concatenate(rows)
 
   def draw(
     self, tasks: Sequence[task_lib.Task], part: str, side: str, per_class: int, seed: int
@@ -154,3 +188,12 @@ class Bank:
         moved.append(task_lib.Task(source, transform, task.classes))
       slots.append(self._images([(m.view, m.classes[label]) for m in moved], side, per_class, rng))
     return np.stack(slots, axis=1)
+
+
+def datasets(source: Source) -> tuple[data_lib.Dataset, ...]:
+  """The one data set of a source, or its two splits."""
+  return source if isinstance(source, tuple) else (source,)
+
+
+def _in_a_row(first: int, second: int) -> list[np.ndarray]:
+  return [np.arange(first), np.arange(first, first + second)]

@@ -1,9 +1,10 @@
 """The three-way split of everything that must generalise to data sets nobody trained on.
 
 1. **Images**: of every source a share is for training (zoo, conditions, support), the rest is for
-   reported accuracies.
+   reported accuracies; or the sources come divided (other designers, other fonts).
 2. **Sets of classes**: some unordered sets of classes never occur in the zoo.
-3. **Views**: some pairs of source and transform, or whole sources, never occur in the zoo.
+3. **Views**: some pairs of source and transform, or whole sources, never occur in the zoo. Sources
+   that are alike (`data.families.KIN`) are then held out together or not at all.
 
 This is the only place that says what is held out. Whoever reads data for a purpose asks
 `Split.require`, so that a slip is an error and not a good result.
@@ -17,10 +18,24 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dapt_jax.data import families
 from dapt_jax.tasks import task as task_lib
 
 #: What a task is to the zoo: a member of it, or held out by its classes, its view, or both.
+#: 'new_view/icons' is that part as far as the sources are of the family 'icons'.
 PARTS = ('zoo', 'new_classes', 'new_view', 'new_both')
+
+
+def parse_part(part: str) -> tuple[str, str]:
+  """The (name, family) that a part is written as, '' for all families.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  name, _, family = part.partition('/')
+  if name not in PARTS:
+    raise ValueError(f'part {part!r}: choose one of {list(PARTS)}, or one with /FAMILY behind it')
+  return name, family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +48,8 @@ class Split:
     held_classes: unordered sets of classes, as increasing tuples, that it never sees.
     num_classes: classes of a task.
     source_classes: classes of every source.
-    train_share: share of the images of every class that may be trained on.
+    train_share: share of the images of every class that may be trained on; None where the sources
+      come divided.
     seed: of the split of images.
   """
 
@@ -42,7 +58,7 @@ class Split:
   held_classes: frozenset[tuple[int, ...]]
   num_classes: int
   source_classes: int = 10
-  train_share: float = 0.7
+  train_share: float | None = 0.7
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -55,8 +71,19 @@ class Split:
       raise ValueError(
         f'num_classes is {self.num_classes}; a task has from 2 to {self.source_classes} classes'
       )
-    if not 0.0 < self.train_share < 1.0:
+    if self.train_share is not None and not 0.0 < self.train_share < 1.0:
       raise ValueError(f'train_share is {self.train_share}; it must lie between 0 and 1')
+    self._check_kin()
+
+  def _check_kin(self) -> None:
+    seen = {source for source, _ in self.views}
+    new = {source for source, _ in self.held_views} - seen
+    for kin in families.KIN:
+      if seen & set(kin) and new & set(kin):
+        raise ValueError(
+          f'{sorted(new & set(kin))} are held out, but {sorted(seen & set(kin))}, which are too '
+          'much like them, are in the zoo; put all of them on one side'
+        )
 
   def part(self, task: task_lib.Task) -> str:
     """Which of `PARTS` a task belongs to.
@@ -77,10 +104,11 @@ class Split:
     return PARTS[new[0] + 2 * new[1]]
 
   def require(self, tasks: Iterable[task_lib.Task], part: str) -> None:
-    """Raises ValueError unless all tasks belong to this part."""
+    """Raises ValueError unless all tasks belong to this part, and family if one is named."""
+    name, family = parse_part(part)
     for task in tasks:
       found = self.part(task)
-      if found != part:
+      if found != name or family not in ('', task.family):
         raise ValueError(
           f'{task.name!r} belongs to the part {found!r} of the split, not to {part!r}: it must not '
           'be read here'
@@ -93,10 +121,11 @@ class Split:
       ValueError: for an unknown part, or one that the split leaves empty.
     """
     views = self.views_of(part)
-    sets = self._class_sets(part in ('new_classes', 'new_both'))
+    name, _ = parse_part(part)
+    sets = self._class_sets(name in ('new_classes', 'new_both'))
     if not views or not sets:
       raise ValueError(f'the split holds nothing out for {part!r}')
-    rng = np.random.default_rng([self.seed, seed, PARTS.index(part)])
+    rng = np.random.default_rng([self.seed, seed, PARTS.index(name)])
     tasks = []
     for number in range(count):
       source, transform = views[number % len(views)]
@@ -106,9 +135,9 @@ class Split:
 
   def views_of(self, part: str) -> tuple[tuple[str, str], ...]:
     """The (source, transform) pairs of a part; ValueError for an unknown one."""
-    if part not in PARTS:
-      raise ValueError(f'part {part!r}: choose one of {list(PARTS)}')
-    return self.held_views if part in ('new_view', 'new_both') else self.views
+    name, family = parse_part(part)
+    views = self.held_views if name in ('new_view', 'new_both') else self.views
+    return tuple(v for v in views if family in ('', task_lib.family(v[0])))
 
   def _class_sets(self, held: bool) -> list[tuple[int, ...]]:
     everything = itertools.combinations(range(self.source_classes), self.num_classes)
@@ -123,6 +152,7 @@ def make(
   num_held_sets: int,
   transforms: Sequence[str] = task_lib.TRANSFORMS,
   source_classes: int = 10,
+  train_share: float | None = 0.7,
   seed: int = 0,
 ) -> Split:
   """A split over all views of some sources, with a random choice of held-out sets of classes.
@@ -134,13 +164,15 @@ def make(
     num_held_sets: how many unordered sets of classes never occur in the zoo.
     transforms: of every source.
     source_classes: classes of every source.
+    train_share: see `Split`.
     seed: of the choice, and of the split of images.
 
   Returns:
     The split.
 
   Raises:
-    ValueError: for a held-out view that is none of the views, or more sets than there are.
+    ValueError: for a held-out view that is none of the views, more sets than there are, or sources
+      that are alike on both sides.
   """
   views = [(s, t) for s in sources for t in transforms]
   stars = {s for s, t in held_views if t == '*'}
@@ -160,5 +192,6 @@ def make(
     held_classes=frozenset(sets[i] for i in chosen),
     num_classes=num_classes,
     source_classes=source_classes,
+    train_share=train_share,
     seed=seed,
   )

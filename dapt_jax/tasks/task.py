@@ -12,6 +12,11 @@ _INVERTED = '+inverted'
 TRANSFORMS = (*_ROTATIONS, *(r + _INVERTED for r in _ROTATIONS))
 
 
+def family(source: str) -> str:
+  """What comes before the slash in the name of a data set: 'icons' of 'icons/03'."""
+  return source.partition('/')[0]
+
+
 class Task(NamedTuple):
   """A data set as a model meets it: class k of the task is class `classes[k]` of the source.
 
@@ -24,6 +29,11 @@ class Task(NamedTuple):
   source: str
   transform: str
   classes: tuple[int, ...]
+
+  @property
+  def family(self) -> str:
+    """Of the source."""
+    return family(self.source)
 
   @property
   def view(self) -> str:

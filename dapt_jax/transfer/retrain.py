@@ -13,6 +13,7 @@ import optax
 from jax import flatten_util, lax
 
 from dapt_jax.models import population as population_lib
+from dapt_jax.models import recalibration
 from dapt_jax.transfer import draws
 from dapt_jax.types import Params, PRNGKey
 
@@ -225,10 +226,7 @@ class _Flat:
 
 def refresh_statistics(structure: Structure, params: Params, images: jax.Array) -> Params:
   """Replaces normalisation statistics by those of `images` f32[n, H, W, C] as one batch."""
-  _, state = (structure.measure or structure.apply_train)(params, images)
-  if not isinstance(params, dict) or not state:
-    return params
-  return {**params, **state}
+  return recalibration.recalibrate(structure.measure or structure.apply_train, params, images)
 
 
 def _optimizer(

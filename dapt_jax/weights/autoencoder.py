@@ -13,18 +13,21 @@ Source: the two-stage design of D2NWG (Soro et al., 2025); sizes for small netwo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
+from dapt_jax.models import slots
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
+from dapt_jax.weights import partition
 
-#: Logits of standardised weights f32[D] on probe images f32[p, H, W, C].
-Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+#: Logits of standardised weights f32[D] on probe images f32[p, H, W, C], see `batches.ask`.
+Outputs = Callable[[jax.Array, Any], jax.Array]
+Pair = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +35,10 @@ class Settings:
   """What an autoencoder is made of.
 
   Attributes:
-    size: D, entries of a weight vector.
-    latent: L, entries of a latent.
-    hidden: widths between the two; the decoder has them in reverse.
+    latent: entries of a latent that describe what all classes share.
+    per_class: entries that describe the weights of one class.
+    width: of shared vector and slots inside, see `models.slots`.
+    blocks: of the encoder, and of the decoder.
     noise: standard deviation of the noise on the standardised input.
     latent_noise: of the noise on the latent, on top of the posterior's.
     kl: weight of the divergence.
@@ -43,9 +47,10 @@ class Settings:
     steps: updates.
   """
 
-  size: int
-  latent: int = 128
-  hidden: tuple[int, ...] = (512, 256)
+  latent: int = 112
+  per_class: int = 16
+  width: int = 256
+  blocks: int = 2
   noise: float = 0.02
   latent_noise: float = 0.0
   kl: float = 1e-4
@@ -54,23 +59,12 @@ class Settings:
   steps: int = 4000
 
 
-class _Network(nn.Module):
-  """Dense layers with GELU between them."""
-
-  widths: Sequence[int]
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    for width in self.widths[:-1]:
-      x = nn.gelu(nn.Dense(width)(x))
-    return nn.Dense(self.widths[-1])(x)
-
-
 class Autoencoder(NamedTuple):
   """An autoencoder as pure functions.
 
   Attributes:
-    settings: what it was made with.
+    size: L, entries of a latent: first what is shared, then class after class.
+    shared: how many are shared.
     init: `init(key) -> State`.
     update: `update(state, batch, axis_name=None) -> (state, metrics)`; a batch is
       `(x f32[B, D], probes f32[B, p, H, W, C] or None)`.
@@ -78,18 +72,22 @@ class Autoencoder(NamedTuple):
     decode: `decode(params, z f32[B, L]) -> f32[B, D]`.
   """
 
-  settings: Settings
+  size: int
+  shared: int
   init: Callable[[PRNGKey], learner.State]
   update: Callable[..., tuple[learner.State, dict[str, jax.Array]]]
   encode: Callable[[Params, jax.Array], tuple[jax.Array, jax.Array]]
   decode: Callable[[Params, jax.Array], jax.Array]
 
 
-def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
+def make(
+  settings: Settings, parts: partition.Partition, outputs: Outputs | None = None
+) -> Autoencoder:
   """Makes an autoencoder.
 
   Args:
     settings: see `Settings`.
+    parts: which of the D standardised weights belong to a class.
     outputs: logits of a network from standardised weights; needed where `probe` is not 0.
 
   Raises:
@@ -97,24 +95,29 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
   """
   if settings.probe and outputs is None:
     raise ValueError(f'probe is {settings.probe}, but no outputs are given; set probe to 0')
-  encoder = _Network((*settings.hidden, 2 * settings.latent))
-  decoder = _Network((*reversed(settings.hidden), settings.size))
+  classes, per_class = parts.slots.shape
+  network = functools.partial(slots.Slots, settings.width, settings.blocks)
+  encoder = network(2 * settings.latent, 2 * settings.per_class)
+  decoder = network(parts.shared.size, per_class)
+  inner = partition.consecutive(settings.latent, classes, settings.per_class)
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def init(key: PRNGKey) -> learner.State:
     first, second, noise = jax.random.split(key, 3)
     params = {
-      'encoder': encoder.init(first, jnp.zeros((1, settings.size))),
-      'decoder': decoder.init(second, jnp.zeros((1, settings.latent))),
+      'encoder': encoder.init(first, *parts.split(jnp.zeros((1, parts.size)))),
+      'decoder': decoder.init(second, *inner.split(jnp.zeros((1, inner.size)))),
     }
     return learner.begin(params, optimizer, noise)
 
   def encode(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    mean, log_variance = jnp.split(jnp.asarray(encoder.apply(params['encoder'], x)), 2, axis=-1)
+    found = cast(Pair, encoder.apply(params['encoder'], *parts.split(x)))
+    halves = [jnp.split(part, 2, axis=-1) for part in found]
+    mean, log_variance = (inner.join(a, b) for a, b in zip(*halves))
     return mean, jnp.clip(log_variance, -20.0, 4.0)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
-    return jnp.asarray(decoder.apply(params['decoder'], z))
+    return parts.join(*cast(Pair, decoder.apply(params['decoder'], *inner.split(z))))
 
   def loss(
     params: Params, batch: tuple, key: PRNGKey, axis_name: str | None
@@ -128,7 +131,7 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
     found = decode(params, mean + spread + wobble)
     error = jnp.square(found - x).mean()
     divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).sum(-1)
-    total = error + settings.kl * divergence.mean() / settings.size
+    total = error + settings.kl * divergence.mean() / parts.size
     metrics = {'error': error, 'kl': divergence.mean()}
     if outputs is not None and settings.probe:
       wanted = jax.vmap(outputs)(x, probes)
@@ -137,4 +140,6 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Autoencoder:
       total += settings.probe * metrics['probe']
     return total, {'loss': total, **metrics}
 
-  return Autoencoder(settings, init, learner.make_update(loss, optimizer), encode, decode)
+  return Autoencoder(
+    inner.size, settings.latent, init, learner.make_update(loss, optimizer), encode, decode
+  )

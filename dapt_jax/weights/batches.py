@@ -21,6 +21,7 @@ class Data(NamedTuple):
     rows: i32[N, classes, K], training images of every network's task, rows of `images`.
     images: f32[n, H, W, C].
     fresh: i32[F, classes, K], training images of tasks that no network was trained on, or None.
+    widths: f32[N, W], one-hot: which of W widths every network has; None where all are alike.
   """
 
   codes: jax.Array
@@ -28,6 +29,7 @@ class Data(NamedTuple):
   rows: jax.Array
   images: jax.Array
   fresh: jax.Array | None = None
+  widths: jax.Array | None = None
 
 
 #: `draw(data, key) -> batch`, what `training.repeated` asks for.
@@ -35,32 +37,45 @@ Draw = Callable[[Data, PRNGKey], Any]
 
 
 def condition(images: jax.Array, rows: jax.Array) -> jax.Array:
-  """The condition of images: moments of their pixels, class after class.
+  """The condition of images: moments of their pixels, a row for every class.
 
   Args:
     images: f32[n, H, W, C].
     rows: i32[B, classes, k].
 
   Returns:
-    f32[B, classes * 2 H W C].
+    f32[B, classes, 2 H W C].
   """
   return describe(images[rows])
 
 
 def describe(pictures: jax.Array) -> jax.Array:
-  """The condition of pictures f32[B, classes, k, H, W, C], f32[B, classes * 2 H W C]."""
-  features = pictures.reshape(*pictures.shape[:3], -1)
-  return conditions.moments(features).reshape(len(pictures), -1)
+  """The condition of pictures f32[B, classes, k, H, W, C], f32[B, classes, 2 H W C]."""
+  return conditions.moments(pictures.reshape(*pictures.shape[:3], -1))
+
+
+def tell(condition: jax.Array, widths: jax.Array | None) -> jax.Array:
+  """The condition f32[B, S, C], behind every row the width f32[B, W] wanted, if there is one."""
+  if widths is None:
+    return condition
+  rows = jnp.broadcast_to(widths[:, None], (*condition.shape[:2], widths.shape[1]))
+  return jnp.concatenate([condition, rows], axis=-1)
+
+
+def ask(images: jax.Array, widths: jax.Array | None) -> Any:
+  """What `Outputs` are asked about: images, and of which width the network is, if that differs."""
+  return images if widths is None else (images, widths)
 
 
 def of_autoencoder(batch_size: int, probes: int) -> Draw:
   """Batches `(codes, images to probe networks with, or None)`."""
 
-  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, jax.Array | None]:
+  def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, Any]:
     chosen, rows, key = _members(data, batch_size, key)
     if not probes:
       return data.codes[chosen], None
-    return data.codes[chosen], data.images[_any(rows, probes, key)[0]]
+    probed = data.images[_any(rows, probes, key)[0]]
+    return data.codes[chosen], ask(probed, _widths(data, chosen))
 
   return draw
 
@@ -98,11 +113,13 @@ def _told(
 ) -> tuple[jax.Array, dict[str, Any]]:
   """(numbers of networks i32[size], what is said of their tasks and, maybe, of fresh ones)."""
   chosen, rows, key = _members(data, size, key)
-  told = _of_tasks(data.images, rows, k, shown, *jax.random.split(key))
+  widths = _widths(data, chosen)
+  told = _of_tasks(data.images, rows, widths, k, shown, *jax.random.split(key))
   if data.fresh is not None:
     keys = jax.random.split(jax.random.fold_in(key, 1), 4)
     mine = data.fresh[jax.random.randint(keys[0], (size,), 0, len(data.fresh))]
-    fresh = _of_tasks(data.images, mine, k, shown, keys[2], keys[1], warped)
+    widths = None if data.widths is None else _any_width(data.widths, size, keys[0])
+    fresh = _of_tasks(data.images, mine, widths, k, shown, keys[2], keys[1], warped)
     told['fresh'] = {**fresh, 'key': jax.random.split(keys[3], size)}
   return chosen, told
 
@@ -110,6 +127,7 @@ def _told(
 def _of_tasks(
   images: jax.Array,
   rows: jax.Array,
+  widths: jax.Array | None,
   k: int,
   shown: int,
   of_condition: PRNGKey,
@@ -121,7 +139,8 @@ def _of_tasks(
   given, asked = images[resample.images(of_condition, rows, k)], images[seen]
   if warped:
     given, asked = warps.of_tasks(jax.random.fold_in(of_images, 1), warped, given, asked)
-  return {'condition': describe(given), 'images': asked, 'labels': labels}
+  given, asked = tell(describe(given), widths), ask(asked, widths)
+  return {'condition': given, 'images': asked, 'labels': labels}
 
 
 def _members(data: Data, size: int, key: PRNGKey) -> tuple[jax.Array, jax.Array, PRNGKey]:
@@ -129,6 +148,16 @@ def _members(data: Data, size: int, key: PRNGKey) -> tuple[jax.Array, jax.Array,
   own, rest = jax.random.split(key)
   chosen = jax.random.randint(own, (size,), 0, len(data.codes))
   return chosen, data.rows[chosen], rest
+
+
+def _widths(data: Data, chosen: jax.Array) -> jax.Array | None:
+  return None if data.widths is None else data.widths[chosen]
+
+
+def _any_width(widths: jax.Array, size: int, key: PRNGKey) -> jax.Array:
+  """f32[size, W], one-hot: a task without a network can be asked for in every width."""
+  count = widths.shape[1]
+  return jax.nn.one_hot(jax.random.randint(jax.random.fold_in(key, 1), (size,), 0, count), count)
 
 
 def _any(rows: jax.Array, count: int, key: PRNGKey) -> tuple[jax.Array, jax.Array]:

@@ -25,7 +25,7 @@ import numpy as np
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import bootstrap, members
 
-#: Weights f32[B, size] of networks for conditions f32[B, C]; C = classes x entries of a class.
+#: Weights f32[B, size] of networks for conditions f32[B, classes, F].
 Sampler = Callable[[jax.Array, PRNGKey], jax.Array]
 
 #: Share of the way from the own condition's accuracy to chance that a fall must cover.
@@ -132,7 +132,7 @@ def run(
 
 
 def _drawn(sample: Sampler, conditions: np.ndarray, key: PRNGKey, size: int) -> jax.Array:
-  vectors = sample(jnp.asarray(conditions.reshape(len(conditions), -1)), key)
+  vectors = sample(jnp.asarray(conditions), key)
   if vectors.shape != (len(conditions), size):
     raise ValueError(
       f'the sampler returned shape {vectors.shape}; it must return the weights of one network a '

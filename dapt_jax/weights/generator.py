@@ -27,8 +27,8 @@ from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import autoencoder
 
-#: Logits of standardised weights f32[D] on images f32[p, H, W, C].
-Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+#: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
+Outputs = Callable[[jax.Array, Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Settings:
   Attributes:
     objective: what is predicted, one of `diffusion.objective.NAMES`.
     schedule: of the noise; 'flow' has none.
-    width: of the denoiser, a residual MLP.
+    width: of the denoiser, see `diffusion.denoisers.SlotMLP`.
     blocks: of the denoiser.
     task: weight of the task term.
     fresh: weight of the same loss on tasks of the zoo's part that no network was trained on: of the
@@ -51,7 +51,7 @@ class Settings:
 
   objective: str = 'v'
   schedule: str = 'linear_sqrt'
-  width: int = 512
+  width: int = 256
   blocks: int = 3
   task: float = 3.0
   fresh: float = 3.0
@@ -88,11 +88,11 @@ class Generator(NamedTuple):
   """A generator as pure functions of its parameters, {'denoiser': ..., 'decoder': ...}.
 
   Attributes:
-    training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, C],
+    training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, S, C],
       'images': f32[B, p, H, W, C], 'labels': i32[B, p]})`, images only with the task term; with
       `fresh` also 'fresh': the same three of other tasks, and 'key' [B] for their noise.
-    sample: `sample(params, condition f32[B, C], key, guidance, *, method, num_steps) -> f32[B, D]`,
-      standardised weights; one draw for every row.
+    sample: `sample(params, condition f32[B, S, C], key, guidance, *, method, num_steps)`, one draw
+      f32[D] of standardised weights for every row.
   """
 
   training: diffusion.Training
@@ -104,7 +104,7 @@ def make(
   coder: autoencoder.Autoencoder,
   coder_params: Params,
   latents: Latents,
-  condition_size: int,
+  condition_shape: tuple[int, ...],
   outputs: Outputs | None = None,
 ) -> Generator:
   """Makes a generator.
@@ -114,7 +114,7 @@ def make(
     coder: the autoencoder.
     coder_params: its trained parameters.
     latents: from `encode`.
-    condition_size: C, entries of a condition.
+    condition_shape: (S, C), of the condition of a task: a row for every class.
     outputs: logits of a network from standardised weights; needed with the task term.
 
   Raises:
@@ -132,9 +132,11 @@ def make(
     )
   noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
   target = objective.create(settings.objective, noise)
-  net = denoisers.ResidualMLP(width=settings.width, blocks=settings.blocks)
-  size = latents.values.shape[1]
-  init_net, predict = denoisers.functions(net, jnp.zeros((1, size)), jnp.zeros((1, condition_size)))
+  size = coder.size
+  net = denoisers.SlotMLP(coder.shared, settings.width, settings.blocks)
+  init_net, predict = denoisers.functions(
+    net, jnp.zeros((1, size)), jnp.zeros((1, *condition_shape))
+  )
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
@@ -166,10 +168,11 @@ def make(
     method: str = 'dpm_solver',
     num_steps: int = 20,
   ) -> jax.Array:
-    if condition.shape[1:] != (condition_size,):
+    if condition.shape[1:] != tuple(condition_shape):
       raise ValueError(
-        f'the condition has shape {condition.shape}; this generator takes (B, {condition_size}): '
-        'as many classes, and images as large, as it was trained with'
+        f'the condition has shape {condition.shape}; this generator takes '
+        f'(B, {", ".join(map(str, condition_shape))}): as many classes, and images as large, as it '
+        'was trained with'
       )
     bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
     z = diffusion.sample(

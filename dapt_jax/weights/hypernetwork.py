@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
+from dapt_jax.models import slots
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
+from dapt_jax.weights import partition
 
-#: Logits of standardised weights f32[D] on images f32[p, H, W, C].
-Outputs = Callable[[jax.Array, jax.Array], jax.Array]
+#: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
+Outputs = Callable[[jax.Array, Any], jax.Array]
+Pair = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,40 +30,29 @@ class Settings:
   """What a hypernetwork is made of.
 
   Attributes:
-    size: D, entries of a weight vector.
-    hidden: widths.
+    width: of shared vector and slots inside.
+    blocks: number of blocks, see `models.slots`.
     regression: weight of the mean squared error to the member's standardised weights.
     task: weight of the cross-entropy that the written network has on images of the task.
     learning_rate: peak of a cosine schedule over `steps`.
     steps: updates.
   """
 
-  size: int
-  hidden: tuple[int, ...] = (512, 512)
+  width: int = 256
+  blocks: int = 2
   regression: float = 1.0
   task: float = 0.0
   learning_rate: float = 1e-3
   steps: int = 4000
 
 
-class _Network(nn.Module):
-  settings: Settings
-
-  @nn.compact
-  def __call__(self, condition: jax.Array) -> jax.Array:
-    x = condition.reshape(condition.shape[0], -1)
-    for width in self.settings.hidden:
-      x = nn.gelu(nn.LayerNorm()(nn.Dense(width)(x)))
-    return nn.Dense(self.settings.size)(x)
-
-
 class Hypernetwork(NamedTuple):
   """A hypernetwork as pure functions.
 
   Attributes:
-    init: `init(key, condition f32[B, ...]) -> learner.State`.
+    init: `init(key, condition f32[B, S, C]) -> learner.State`.
     update: `update(state, (weights f32[B, D], told), axis_name=None) -> (state, metrics)`; told is
-      {'condition': f32[B, ...], 'images': f32[B, p, H, W, C], 'labels': i32[B, p]}, images and
+      {'condition': f32[B, S, C], 'images': f32[B, p, H, W, C], 'labels': i32[B, p]}, images and
       labels only with `task`; if it has 'fresh', the same of other tasks, the task term is the mean
       over both.
     predict: `predict(params, condition) -> f32[B, D]`, standardised weights.
@@ -72,11 +63,14 @@ class Hypernetwork(NamedTuple):
   predict: Callable[[Params, jax.Array], jax.Array]
 
 
-def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
+def make(
+  settings: Settings, parts: partition.Partition, outputs: Outputs | None = None
+) -> Hypernetwork:
   """Makes a hypernetwork.
 
   Args:
     settings: see `Settings`.
+    parts: which of the D standardised weights belong to a class.
     outputs: logits of a network from standardised weights; needed where `task` is not 0.
 
   Raises:
@@ -84,16 +78,16 @@ def make(settings: Settings, outputs: Outputs | None = None) -> Hypernetwork:
   """
   if settings.task and outputs is None:
     raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
-  network = _Network(settings)
+  network = slots.Slots(settings.width, settings.blocks, parts.shared.size, parts.slots.shape[1])
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def init(key: PRNGKey, condition: jax.Array) -> learner.State:
     of_params, of_run = jax.random.split(key)
-    params = network.init(of_params, condition)
+    params = network.init(of_params, None, condition)
     return learner.begin(params, optimizer, of_run)
 
   def predict(params: Params, condition: jax.Array) -> jax.Array:
-    return jnp.asarray(network.apply(params, condition))
+    return parts.join(*cast(Pair, network.apply(params, None, condition)))
 
   def cross_entropy(params: Params, told: dict[str, Any]) -> jax.Array:
     assert outputs is not None

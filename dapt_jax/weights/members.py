@@ -57,6 +57,7 @@ class Flat:
     trained: f32[size], 1 where an optimiser may move the entry, 0 for statistics.
     logits: `logits(vector, images) -> f32[B, classes]`, with stored statistics.
     train_logits: the same with the batch's statistics, and the vector with these in place.
+    group: how many are tested side by side; one with convolutions, which are slower so on a CPU.
   """
 
   size: int
@@ -65,6 +66,7 @@ class Flat:
   trained: np.ndarray
   logits: Callable[[jax.Array, jax.Array], jax.Array]
   train_logits: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+  group: int = 64
 
 
 def flatten(model: model_lib.Model) -> Flat:
@@ -89,6 +91,7 @@ def flatten(model: model_lib.Model) -> Flat:
     np.asarray(flatten_util.ravel_pytree(moving)[0]),
     lambda vector, images: model.apply(unravel(vector), images),
     train_logits,
+    1 if any(x.ndim > 2 for x in jax.tree.leaves(zeros['params'])) else Flat.group,
   )
 
 
@@ -163,6 +166,34 @@ def advance(
   return lax.map(lambda a: member(*a), (run, index, keys), batch_size=recipe.group)
 
 
+@functools.partial(jax.jit, static_argnames=('flat', 'group'))
+def refresh(
+  flat: Flat, vectors: jax.Array, images: jax.Array, index: jax.Array, *, group: int | None = None
+) -> jax.Array:
+  """Networks with statistics of normalisation taken anew from images of their tasks.
+
+  Weights that were drawn, averaged or moved have none that fit. Networks without normalisation stay
+  as they are.
+
+  Args:
+    flat: the network.
+    vectors: f32[N, size].
+    images: f32[n, H, W, C].
+    index: i32[N, classes, k], images that may be trained on, rows of `images`.
+    group: networks side by side; None: `flat.group`.
+
+  Returns:
+    f32[N, size].
+  """
+  if flat.trained.all():
+    return vectors
+
+  def member(vector: jax.Array, rows: jax.Array) -> jax.Array:
+    return flat.train_logits(vector, images[rows.reshape(-1)])[1]
+
+  return lax.map(lambda a: member(*a), (vectors, index), batch_size=group or flat.group)
+
+
 def train(
   flat: Flat,
   recipe: Recipe,
@@ -187,6 +218,8 @@ def curve(
 ) -> np.ndarray:
   """Test accuracy along the training from given first weights.
 
+  Statistics of normalisation are those of the support images, see `refresh`.
+
   Args:
     flat: the network.
     recipe: how it is trained.
@@ -209,7 +242,8 @@ def curve(
   for step in steps:
     run = advance(flat, recipe, run, images, support, keys, done, step)
     done = step
-    found.append(np.asarray(accuracy(flat, run.vector, images, test)))
+    judged = refresh(flat, run.vector, images, support)
+    found.append(np.asarray(accuracy(flat, judged, images, test)))
   return np.stack(found)
 
 
@@ -219,7 +253,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnames=('flat', 'group'))
 def accuracy(
-  flat: Flat, vectors: jax.Array, images: jax.Array, index: jax.Array, *, group: int = 64
+  flat: Flat, vectors: jax.Array, images: jax.Array, index: jax.Array, *, group: int | None = None
 ) -> jax.Array:
   """Share of a task's images that its network gets right.
 
@@ -228,7 +262,7 @@ def accuracy(
     vectors: f32[N, size].
     images: f32[n, H, W, C].
     index: i32[N, classes, k], rows of `images` by label.
-    group: networks side by side.
+    group: networks side by side; None: `flat.group`.
 
   Returns:
     f32[N] in [0, 1].
@@ -238,4 +272,4 @@ def accuracy(
     labels = jnp.repeat(jnp.arange(rows.shape[0]), rows.shape[1])
     return (flat.logits(vector, images[rows.reshape(-1)]).argmax(-1) == labels).mean()
 
-  return lax.map(lambda a: member(*a), (vectors, index), batch_size=group)
+  return lax.map(lambda a: member(*a), (vectors, index), batch_size=group or flat.group)

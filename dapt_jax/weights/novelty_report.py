@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -21,6 +22,10 @@ _STYLE: Any = {
   'grid.color': '#e4e4e4',
   'grid.linewidth': 0.7,
 }
+
+
+#: {(measure, of, space): f[T], or f[seeds, T]}.
+Values = Mapping[tuple[str, str, str], np.ndarray]
 
 
 class Sweep(NamedTuple):
@@ -64,21 +69,20 @@ class Space(NamedTuple):
     """f32[T], distance of samples less that of networks trained on the task."""
     return _per_task(self.distance['samples']) - _per_task(self.distance['fresh'])
 
-  def rows(self, space: str) -> list[dict[str, Any]]:
-    """Rows as `Report.rows` has them."""
-    out = [
-      _row('distance to the zoo', name, _per_task(values), space)
-      for name, values in self.distance.items()
-    ]
-    out.append(_row('distance to the zoo', 'samples - fresh', self.nearer(), space))
-    for name in self.overlap:
-      shared, beyond = self.overlap[name], _largest(self.excess[name])
-      out.append(_row('error overlap with the nearest', name, shared[:, 0], space))
-      out.append(_row('largest error overlap', name, _largest(shared), space))
-      out.append(_row('largest error overlap beyond chance', name, beyond, space))
-      out.append(_row('spread within a task', name, self.spread[name], space))
-    share = self.spread['samples'] / self.spread['fresh']
-    return [*out, _row('spread within a task', 'samples / fresh', share, space)]
+  def values(self) -> dict[tuple[str, str], np.ndarray]:
+    """{(measure, of): f[T]}, as `Report.values` has them."""
+    out = {('distance to the zoo', of): _per_task(found) for of, found in self.distance.items()}
+    out['distance to the zoo', 'samples - fresh'] = self.nearer()
+    for of in self.overlap:
+      shared, beyond = self.overlap[of], _largest(self.excess[of])
+      out['error overlap with the nearest', of] = shared[:, 0]
+      out['largest error overlap', of] = _largest(shared)
+      out['largest error overlap beyond chance', of] = beyond
+      out['spread within a task', of] = self.spread[of]
+    own, others = (_largest(self.excess[of]) for of in ('samples', 'fresh'))
+    out['largest error overlap beyond chance', 'samples - fresh'] = own - others
+    out['spread within a task', 'samples / fresh'] = self.spread['samples'] / self.spread['fresh']
+    return out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,69 +102,92 @@ class Report:
   sweep: Sweep
   ensemble: dict[str, np.ndarray]
 
-  def rows(self) -> list[dict[str, Any]]:
-    """Flat rows: `measure`, `of`, `space`, `mean`, and the ends `low`, `high` of its 95% interval.
+  def values(self) -> Values:
+    """What was measured of every task; of the zoo's own distances, of every network."""
+    out = {(m, of, name): v for name, s in self.spaces.items() for (m, of), v in s.values().items()}
+    for of, found in self.accuracy.items():
+      out['accuracy', of, ''] = _per_task(found)
+      gain = f'gain of an ensemble of {found.shape[1]}'
+      out[gain, of, ''] = self.ensemble[of] - _per_task(found)
+    for number, sigma in enumerate(self.sweep.sigma):
+      out['accuracy', f'zoo + noise {sigma:g}', ''] = self.sweep.accuracy[number]
+      out['distance to the zoo', f'zoo + noise {sigma:g}', 'raw'] = self.sweep.distance[number]
+    away = out['distance to the zoo', 'samples', 'raw']
+    gain = out['accuracy', 'samples', ''] - self.sweep.at(away)
+    return {**out, ('accuracy', 'samples - noise at their distance', ''): gain}
 
-    Intervals are bootstraps over tasks (of the zoo's own distances: over its networks).
-    """
-    out = [row for name, space in self.spaces.items() for row in space.rows(name)]
-    for name, values in self.accuracy.items():
-      out.append(_row('accuracy', name, _per_task(values)))
-      gain = self.ensemble[name] - _per_task(values)
-      out.append(_row(f'gain of an ensemble of {values.shape[1]}', name, gain))
-    for sigma, accuracy, distance in zip(
-      self.sweep.sigma, self.sweep.accuracy, self.sweep.distance
-    ):
-      out.append(_row('accuracy', f'zoo + noise {sigma:g}', accuracy))
-      out.append(_row('distance to the zoo', f'zoo + noise {sigma:g}', distance, 'raw'))
-    gain = _per_task(self.accuracy['samples']) - self.sweep.at(
-      _per_task(self.spaces['raw'].distance['samples'])
-    )
-    out.append(_row('accuracy', 'samples - noise at their distance', gain))
-    return out
+  def rows(self) -> list[dict[str, Any]]:
+    """Rows of `values`, see `rows`."""
+    return rows(self.values())
 
   def verdict(self) -> str:
-    """'copies', 'near the zoo' or 'new', and the rule that says so.
-
-    Two signs: samples are nearer to the zoo than networks trained on the same tasks, and their
-    largest error overlap with it, beyond chance, is larger; corrected where there is an
-    autoencoder. Both by the 95% interval of the paired difference over tasks. Copies show both
-    signs, new networks none.
-    """
-    name = 'corrected' if 'corrected' in self.spaces else 'raw'
-    space = self.spaces[name]
-    nearer = _row('', '', space.nearer())
-    alike = _row('', '', _largest(space.excess['samples']) - _largest(space.excess['fresh']))
-    signs = int(nearer['high'] < 0) + int(alike['low'] > 0)
-    text = ('new', 'near the zoo', 'copies')[signs]
-    return (
-      f'{text}: against networks trained on the same tasks ({name}), distance to the zoo '
-      f'{_signed(nearer)}, largest error overlap beyond chance {_signed(alike)}; {signs} of two '
-      'signs of copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
-    )
+    """The verdict on `values`, see `verdict`."""
+    return verdict(self.values())
 
 
-def figure(report: Report) -> figure_lib.Figure:
-  """Accuracy against the distance to the zoo: a point a task, and the line of the noise sweep."""
+def rows(values: Values) -> list[dict[str, Any]]:
+  """Flat rows: `measure`, `of`, `space`, `mean`, and the ends `low`, `high` of its 95% interval.
+
+  Intervals are bootstraps over tasks (of the zoo's own distances: over its networks), and over
+  seeds where values are f[seeds, T].
+  """
+  return [_row(*name, found) for name, found in values.items()]
+
+
+def verdict(values: Values) -> str:
+  """'copies', 'near the zoo' or 'new', and the rule that says so.
+
+  Two signs: samples are nearer to the zoo than networks trained on the same tasks, and their
+  largest error overlap with it, beyond chance, is larger; corrected where there is an autoencoder.
+  Both by the 95% interval of the paired difference over tasks. Copies show both signs, new networks
+  none.
+  """
+  name = 'corrected' if any(space == 'corrected' for _, _, space in values) else 'raw'
+  nearer, alike = (
+    _row('', '', '', values[measure, 'samples - fresh', name])
+    for measure in ('distance to the zoo', 'largest error overlap beyond chance')
+  )
+  signs = int(nearer['high'] < 0) + int(alike['low'] > 0)
+  text = ('new', 'near the zoo', 'copies')[signs]
+  return (
+    f'{text}: against networks trained on the same tasks ({name}), distance to the zoo '
+    f'{_signed(nearer)}, largest error overlap beyond chance {_signed(alike)}; {signs} of two '
+    'signs of copying (a distance below zero, an overlap above zero, by the whole 95% interval)'
+  )
+
+
+def figure(reports: Mapping[str, Report]) -> figure_lib.Figure:
+  """Accuracy against the distance to the zoo: a panel a report, {title: report}.
+
+  A point is a task, the line is the noise sweep.
+  """
   with matplotlib.rc_context(_STYLE):
-    made = figure_lib.Figure(figsize=(5.0, 3.3), layout='constrained')
-    axes, distance = made.add_subplot(), report.spaces['raw'].distance
-    for name, colour, marker in (('fresh', '#d55e00', 's'), ('samples', '#0072b2', 'o')):
-      style: Any = {'color': colour, 'marker': marker, 's': 16, 'alpha': 0.7, 'linewidths': 0}
-      points = [_per_task(values[name]) for values in (distance, report.accuracy)]
-      label = {'fresh': 'trained on the task', 'samples': 'sampled'}[name]
-      axes.scatter(*points, label=label, **style)
-    line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
-    axes.plot(*line, color='#333333', marker='.', label='stored network + noise')
-    labelled = -np.inf  # small levels of noise lie close together; labels must not
-    for sigma, x, y in zip(report.sweep.sigma, *line):
-      if x - labelled > 0.07 * np.ptp(line[0]):
-        axes.annotate(f'{sigma:g}', (x, y), (3, 3), textcoords='offset points', fontsize=7.5)
-        labelled = x
-    axes.set_xlabel('distance to the nearest network of the zoo')
-    axes.set_ylabel('accuracy on the task')
-    axes.legend(frameon=False, fontsize=8.5)
+    size = (4.6 * len(reports), 3.5)
+    made = figure_lib.Figure(figsize=size, layout='constrained')
+    panels = np.atleast_1d(made.subplots(1, len(reports), sharey=True))
+    for panel, (title, report) in zip(panels, reports.items()):
+      _draw(panel, report)
+      panel.set_title(title)
+    panels[0].set_ylabel('accuracy on the task')
+    panels[-1].legend(frameon=False, fontsize=8.5)
   return made
+
+
+def _draw(axes: Any, report: Report) -> None:
+  distance = report.spaces['raw'].distance
+  for name, colour, marker in (('fresh', '#d55e00', 's'), ('samples', '#0072b2', 'o')):
+    style: Any = {'color': colour, 'marker': marker, 's': 16, 'alpha': 0.7, 'linewidths': 0}
+    points = [_per_task(values[name]) for values in (distance, report.accuracy)]
+    label = {'fresh': 'trained on the task', 'samples': 'sampled'}[name]
+    axes.scatter(*points, label=label, **style)
+  line = [report.sweep.distance.mean(1), report.sweep.accuracy.mean(1)]
+  axes.plot(*line, color='#333333', marker='.', label='stored network + noise')
+  labelled = -np.inf  # small levels of noise lie close together; labels must not
+  for sigma, x, y in zip(report.sweep.sigma, *line):
+    if x - labelled > 0.07 * np.ptp(line[0]):
+      axes.annotate(f'{sigma:g}', (x, y), (3, 3), textcoords='offset points', fontsize=7.5)
+      labelled = x
+  axes.set_xlabel('distance to the nearest network of the zoo')
 
 
 def _per_task(values: np.ndarray) -> np.ndarray:
@@ -174,11 +201,11 @@ def _largest(overlap: np.ndarray) -> np.ndarray:
   return np.where(np.isinf(found), np.nan, found)
 
 
-def _row(measure: str, of: str, values: np.ndarray, space: str = '') -> dict[str, Any]:
+def _row(measure: str, of: str, space: str, values: np.ndarray) -> dict[str, Any]:
   """Tasks without a value (an overlap without errors) are left out; fewer than two leave NaN."""
-  values = values[np.isfinite(values)]
+  values = values[..., np.isfinite(np.atleast_2d(values)).all(0)]
   nothing = bootstrap.Interval(np.nan, np.nan, np.nan)
-  found = bootstrap.interval(values, draws=_DRAWS) if len(values) > 1 else nothing
+  found = bootstrap.interval(values, draws=_DRAWS) if values.shape[-1] > 1 else nothing
   return {'measure': measure, 'of': of, 'space': space, **found._asdict()}
 
 

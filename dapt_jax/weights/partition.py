@@ -38,7 +38,7 @@ class Partition:
     return flat[..., order]
 
 
-def blocks(shared: int, slots: int, per_slot: int) -> Partition:
+def consecutive(shared: int, slots: int, per_slot: int) -> Partition:
   """The shared entries first, then slot after slot."""
   numbers = np.arange(shared + slots * per_slot, dtype=np.int32)
   return Partition(numbers[:shared], numbers[shared:].reshape(slots, per_slot))
@@ -47,8 +47,7 @@ def blocks(shared: int, slots: int, per_slot: int) -> Partition:
 def of_outputs(
   outputs: Callable[[jax.Array, jax.Array], jax.Array],
   size: int,
-  images: jax.Array,
-  classes: int,
+  image_shape: tuple[int, ...],
   probes: int = 4,
 ) -> Partition:
   """Finds by derivatives which weights move one logit only.
@@ -57,23 +56,26 @@ def of_outputs(
   classes, since a layer keeps them so.
 
   Args:
-    outputs: logits f32[p, classes] of a code f32[size] on images f32[p, H, W, C].
+    outputs: logits f32[p, S] of a code f32[size] on images f32[p, H, W, C].
     size: entries of a code.
-    images: a few images to look at.
-    classes: number of logits.
-    probes: random networks to look at; a weight that moves nothing in any of them is shared.
+    image_shape: (H, W, C).
+    probes: random networks to look at, on random images.
 
-  Returns:
-    The partition; no slot owns anything where classes have unlike numbers of entries.
+  Raises:
+    ValueError: if the classes have no weights of their own, or unlike numbers of them.
   """
-  # From the logits back: a program has thousands of weights and a few logits.
+  of_codes, of_images = jax.random.split(jax.random.key(0))
+  images = jax.random.normal(of_images, (8, *image_shape))
+  # From the logits back: a network has thousands of weights and a few logits.
   slope = jax.jit(jax.jacrev(lambda code: outputs(code, images)))
-  moves = np.zeros((classes, size), bool)
-  for key in jax.random.split(jax.random.key(0), probes):
-    moves |= np.asarray(jnp.abs(slope(jax.random.normal(key, (size,)))).max(0) > 0)
-  own = [np.flatnonzero(moves[c] & (moves.sum(0) == 1)) for c in range(classes)]
-  if len({len(entries) for entries in own}) > 1:
-    own = [np.zeros(0, int)] * classes
+  codes = jax.random.normal(of_codes, (probes, size))
+  moves = np.max([np.abs(slope(code)).max(0) > 0 for code in codes], axis=0)
+  own = [np.flatnonzero(row & (moves.sum(0) == 1)) for row in moves]
+  counts = [len(entries) for entries in own]
+  if not counts[0] or len(set(counts)) > 1:
+    raise ValueError(
+      f'the logits have {counts} weights of their own; weights are written for networks whose last '
+      'layer is dense, with as many weights for every class'
+    )
   slots = np.stack(own).astype(np.int32)
-  shared = np.setdiff1d(np.arange(size), slots).astype(np.int32)
-  return Partition(shared, slots)
+  return Partition(np.setdiff1d(np.arange(size), slots).astype(np.int32), slots)

@@ -37,12 +37,12 @@ def nearest(
 
   Args:
     vectors: f32[N, size], the zoo.
-    zoo_conditions: f32[N, C].
-    conditions: f32[T, C], of the new tasks.
+    zoo_conditions: f32[N, ...].
+    conditions: f32[T, ...], of the new tasks.
     k: candidates, nearest first; of a zoo of fewer networks all.
 
   Raises:
-    ValueError: for conditions of another length than the zoo's.
+    ValueError: for conditions of another shape than the zoo's.
   """
   return jnp.asarray(vectors[_nearest(zoo_conditions, conditions, k)])
 
@@ -59,8 +59,8 @@ def noisy(
 
   Args:
     vectors: f32[N, size], the zoo.
-    zoo_conditions: f32[N, C].
-    conditions: f32[T, C].
+    zoo_conditions: f32[N, ...].
+    conditions: f32[T, ...].
     k: candidates.
     noise: standard deviation, in standard deviations of every weight over the zoo.
     key: of the noise.
@@ -77,8 +77,21 @@ def best_of_zoo(
   images: jax.Array,
   support: np.ndarray,
   *,
-  group: int = 64,
+  group: int | None = None,
 ) -> jax.Array:
+  """For every task the stored network of `best_rows`, f32[T, 1, size]; its arguments."""
+  best = best_rows(flat, vectors, images, support, group=group)
+  return jnp.asarray(vectors[best])[:, None]
+
+
+def best_rows(
+  flat: members.Flat,
+  vectors: np.ndarray,
+  images: jax.Array,
+  support: np.ndarray,
+  *,
+  group: int | None = None,
+) -> np.ndarray:
   """For every task the stored network that gets most of its support images right.
 
   Args:
@@ -86,14 +99,18 @@ def best_of_zoo(
     vectors: f32[N, size], all of the zoo are tried.
     images: f32[n, H, W, C].
     support: i32[T, classes, k], rows of `images` that may be trained on.
-    group: networks side by side.
+    group: networks side by side; None: `flat.group`.
+
+  Returns:
+    i64[T], rows of the zoo.
   """
   everything = jnp.asarray(vectors)
   best = []
   for rows in support:
     index = jnp.broadcast_to(jnp.asarray(rows), (len(everything), *rows.shape))
-    best.append(int(members.accuracy(flat, everything, images, index, group=group).argmax()))
-  return everything[jnp.asarray(best)][:, None]
+    own = members.refresh(flat, everything, images, index, group=group)
+    best.append(int(members.accuracy(flat, own, images, index, group=group).argmax()))
+  return np.asarray(best)
 
 
 @functools.partial(jax.jit, static_argnames='flat')
@@ -132,11 +149,11 @@ def choose(
 
 def _nearest(zoo_conditions: np.ndarray, conditions: np.ndarray, k: int) -> np.ndarray:
   """i64[T, k], rows of the zoo."""
-  if zoo_conditions.ndim != 2 or conditions.shape[1:] != zoo_conditions.shape[1:]:
+  if conditions.shape[1:] != zoo_conditions.shape[1:]:
     raise ValueError(
       f'conditions have shape {conditions.shape}, those of the zoo {zoo_conditions.shape}; make '
       'both from as many classes and images of one size'
     )
-  products = conditions @ zoo_conditions.T
-  distances = (zoo_conditions**2).sum(1) - 2.0 * products  # |condition|^2 is the same for all
+  stored, given = (c.reshape(len(c), -1) for c in (zoo_conditions, conditions))
+  distances = (stored**2).sum(1) - 2.0 * given @ stored.T  # |condition|^2 is the same for all
   return np.argsort(distances, axis=1, kind='stable')[:, :k]

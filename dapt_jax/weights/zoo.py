@@ -1,8 +1,8 @@
 """A zoo: many trained networks over many tasks, in shards on disk that can be resumed and checked.
 
 A zoo is a directory. `zoo.json` says what all networks share: model, split, recipe, seeds. A shard
-is two files, `shard-0000.json` (a record a network: task, accuracy, loss) and
-`shard-0000.safetensors` (their weights), each written whole or not at all.
+is two files, `shard-0000.json` (a record a network: task, start, width, accuracy, loss)
+and `shard-0000.safetensors` (their weights), each written whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +24,8 @@ from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import bank as bank_lib
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import seeds, writers
-from dapt_jax.types import PRNGKey
-from dapt_jax.weights import members
+from dapt_jax.weights import first_weights, members
+from dapt_jax.weights import widths as widths_lib
 
 _SHARD = files.Pair(
   format='dapt_jax.zoo_shard',
@@ -35,8 +35,6 @@ _SHARD = files.Pair(
   required=('members',),
 )
 _HEAD = 'zoo.json'
-#: Where first weights come from: the same ones for every network, or each its own.
-STARTS = ('shared', 'independent')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,8 @@ class Plan:
     part: of the split; 'zoo', or a held-out part for networks that others are compared with.
     per_class: training images a class of every network.
     test_per_class: test images a class that its accuracy is measured on.
-    start: one of `STARTS`.
+    start: one of `first_weights.STARTS`.
+    starts: how many first weights are shared; every network begins at one of them.
     seed: of tasks, images, first weights and batches.
     shard: networks a shard.
   """
@@ -58,15 +57,18 @@ class Plan:
   per_class: int = 40
   test_per_class: int = 50
   start: str = 'shared'
+  starts: int = 1
   seed: int = 0
   shard: int = 500
 
   def __post_init__(self) -> None:
-    for field in ('size', 'per_class', 'test_per_class', 'shard'):
+    for field in ('size', 'per_class', 'test_per_class', 'starts', 'shard'):
       if getattr(self, field) < 1:
         raise ValueError(f'{field} is {getattr(self, field)}; it must be at least 1')
-    if self.start not in STARTS:
-      raise ValueError(f'start {self.start!r}: choose one of {list(STARTS)}')
+    if self.start not in first_weights.STARTS:
+      raise ValueError(f'start {self.start!r}: choose one of {list(first_weights.STARTS)}')
+    if self.start == 'independent' and self.starts > 1:
+      raise ValueError(f"starts is {self.starts}; with start 'independent' none is shared: leave 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Zoo:
   Attributes:
     head: what all networks share, JSON-ready.
     tasks: task of every network.
-    records: for every network {'task', 'accuracy', 'loss'}.
+    records: for every network {'task', 'start', 'width', 'accuracy', 'loss'}.
     vectors: f32[N, size], their weights; `members.flatten(model).unravel` makes a pytree of one.
   """
 
@@ -90,6 +92,11 @@ class Zoo:
     """f32[N], on the test images of each network's task."""
     return np.array([r['accuracy'] for r in self.records], np.float32)
 
+  @property
+  def widths(self) -> np.ndarray:
+    """i64[N], which model each network is: 0 the widest, k the k-th of the narrower ones."""
+    return np.array([r['width'] for r in self.records])
+
 
 def build(
   path: str | os.PathLike[str],
@@ -98,6 +105,7 @@ def build(
   plan: Plan,
   recipe: members.Recipe,
   *,
+  narrower: Sequence[model_lib.Model] = (),
   head: Mapping[str, Any] | None = None,
   on_shard: Callable[[int, int, float], None] | None = None,
 ) -> Zoo:
@@ -108,10 +116,11 @@ def build(
 
   Args:
     path: directory of the zoo; made where it is missing.
-    model: the network of all members, created with `in_loop=True`.
+    model: the network of all members, the widest one, created with `in_loop=True`.
     bank: images, and the split.
     plan: what to build.
     recipe: how a member is trained.
+    narrower: networks of fewer units, see `widths.make`; all get equal shares of the zoo.
     head: more entries for `zoo.json`, such as the fingerprint of an architecture.
     on_shard: called with (shards done, shards in all, mean accuracy of the last one).
 
@@ -125,7 +134,8 @@ def build(
   """
   root = pathlib.Path(path)
   root.mkdir(parents=True, exist_ok=True)
-  described = _describe(model, bank, plan, recipe, head or {})
+  several = widths_lib.make((model, *narrower))
+  described = _describe(several, bank, plan, recipe, head or {})
   _check_head(root / _HEAD, described)
   writers.write_json(root / _HEAD, described)
   images = {d: jax.device_put(bank.images, d) for d in jax.local_devices()}
@@ -137,50 +147,47 @@ def build(
     batch = missing[first : first + len(images)]
     # Dispatch returns at once: the devices work side by side until results are asked for.
     running = [
-      _train(flat, model, bank, plan, recipe, k, counts[k], images[d])
+      _train(flat, several, bank, plan, recipe, k, counts[k], images[d])
       for k, d in zip(batch, images)
     ]
-    for number, (tasks, vectors, loss, accuracy) in zip(batch, running):
+    for number, (tasks, first, vectors, loss, accuracy) in zip(batch, running):
       done += 1
-      mean = _save(root, number, tasks, *map(np.asarray, (vectors, loss, accuracy)))
+      mean = _save(root, number, tasks, first, *map(np.asarray, (vectors, loss, accuracy)))
       if on_shard is not None:
         on_shard(done, len(counts), mean)
   return load(root)
 
 
-def first_key(seed: int) -> PRNGKey:
-  """The key of the first weights that all networks of a zoo share."""
-  return seeds.key(seeds.key(seed, 'zoo'), 'first weights')
-
-
-def _train(flat, model, bank, plan, recipe, number, count, images):
-  """(tasks, weights, losses, accuracies) of one shard, still being computed."""
+def _train(flat, several, bank, plan, recipe, number, count, images):
+  """(tasks, first weights, weights, losses, accuracies) of one shard, still being computed."""
   seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
   tasks = bank.split.draw(plan.part, count, seed)
   draw = lambda side, k: jnp.asarray(bank.draw(tasks, plan.part, side, k, seed))
-  root = seeds.key(plan.seed, 'zoo')
-  own = jax.random.split(seeds.key(root, f'shard {number}'), 2)
-  if plan.start == 'shared':
-    vector = flat.ravel(model.init(first_key(plan.seed)))
-    start = jnp.broadcast_to(vector, (count, flat.size))
-  else:
-    start = jax.vmap(lambda k: flat.ravel(model.init(k)))(jax.random.split(own[0], count))
+  own = jax.random.split(seeds.key(seeds.key(plan.seed, plan.part), f'shard {number}'), 2)
+  starts = plan.starts if plan.start == 'shared' else 0
+  rng = np.random.default_rng([seed, plan.starts])
+  first = first_weights.draw(flat, several, count, starts, plan.seed, rng, own[0])
   # Both are drawn before any work: there may be too few images.
   train, test = draw('train', plan.per_class), draw('test', plan.test_per_class)
-  run = members.train(flat, recipe, start, images, train, jax.random.split(own[1], count))
-  found = members.accuracy(flat, run.vector, images, test)
-  return tasks, run.vector, run.loss, found
+  keys = jax.random.split(own[1], count)
+  run = members.train(flat, recipe, first.vectors, images, train, keys)
+  vectors = members.refresh(flat, run.vector, images, train)
+  found = members.accuracy(flat, vectors, images, test)
+  return tasks, first, vectors, run.loss, found
 
 
-def _save(root, number, tasks, vectors, loss, accuracy) -> float:
+def _save(root, number, tasks, first, vectors, loss, accuracy) -> float:
   if not np.isfinite(vectors).all():
     bad = int((~np.isfinite(vectors).all(1)).sum())
     raise FloatingPointError(
       f'{bad} of {len(vectors)} networks of shard {number} diverged; lower the learning rate'
     )
   records = [
-    {'task': t.name, 'accuracy': round(float(a), 6), 'loss': round(float(v), 6)}
-    for t, a, v in zip(tasks, accuracy, loss)
+    {
+      **{'task': t.name, 'start': int(s), 'width': int(w)},
+      **{'accuracy': round(float(a), 6), 'loss': round(float(v), 6)},
+    }
+    for t, s, w, a, v in zip(tasks, first.start, first.width, accuracy, loss)
   ]
   payload = safetensors.numpy.save({'weights': np.ascontiguousarray(vectors, np.float32)})
   _SHARD.save(_shard_path(root, number), {'members': records}, payload)
@@ -213,10 +220,11 @@ def load(path: str | os.PathLike[str]) -> Zoo:
   return Zoo(head, [task_lib.Task.parse(r['task']) for r in records], records, whole)
 
 
-def _describe(model, bank, plan, recipe, more) -> dict[str, Any]:
+def _describe(several, bank, plan, recipe, more) -> dict[str, Any]:
   split = dataclasses.asdict(bank.split)
   head = {
-    'model': model.spec,
+    'model': several.models[0].spec,
+    'narrower': [m.spec for m in several.models[1:]],
     'split': {**split, 'held_classes': sorted(map(list, split['held_classes']))},
     'plan': dataclasses.asdict(plan),
     'recipe': dataclasses.asdict(recipe),
