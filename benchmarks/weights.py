@@ -7,9 +7,9 @@
 * 'memory': peak of a process that does one stage at that size, MiB.
 * 'zoo': zoos of 500 to 4,000 networks; seconds are CPU-seconds.
 * 'networks': perceptrons of about 10,000, 100,000 and 1,000,000 weights on 28x28 images; seconds
-  are CPU-seconds. The autoencoder is the perceptron of the configuration where its parameters fit
-  into memory, and one with a hidden layer of 32 where not; 'token step' is an update of a diffusion
-  transformer (width 128, 4 blocks) over layer-aware tokens of one network.
+  are CPU-seconds. The autoencoder is that of the configuration where training it fits into memory,
+  and a narrower one where not; 'token step' is an update of a diffusion transformer (width 128, 4
+  blocks) over layer-aware tokens of one network.
 
 Weights of generators are random, since no time depends on them. Networks a minute beside PyTorch
 are in `benchmarks.zoo`. Cost: about 10 minutes.
@@ -39,11 +39,11 @@ DRAWS = (
   ('ddim', 10, 2.0),
 )
 ZOOS = (500, 1000, 2000, 4000)
-#: {name of the size: (hidden widths of the network, networks in the zoo, hidden of its coder)}
+#: {name of the size: (hidden widths of the network, networks in the zoo, width of the autoencoder)}
 SIZES = {
-  '10k': ((13,), 64, (512, 256)),
-  '100k': ((128,), 64, (512, 256)),
-  '1M': ((784, 480), 16, (32,)),
+  '10k': ((13,), 64, 192),
+  '100k': ((128,), 64, 192),
+  '1M': ((784, 480), 16, 32),
 }
 Row = dict[str, Any]
 
@@ -97,8 +97,8 @@ def zoo(repeats: int) -> list[Row]:
 def networks(repeats: int) -> list[Row]:
   """A row a size of the network."""
   rows = []
-  for name, (widths, count, hidden) in SIZES.items():
-    found = weights_parts.large(widths, count, hidden)
+  for name, (widths, count, width) in SIZES.items():
+    found = weights_parts.large(widths, count, width)
     size = found.task.flat.size
     calls = {
       'a network': weights_parts.zoo_trainer,
@@ -111,15 +111,14 @@ def networks(repeats: int) -> list[Row]:
     seen = _seconds(found, calls, repeats)
     seen['a network'] *= 500 / weights_parts.STEPS / count
     seen['a draw'] /= 20
-    wanted = weights_parts.coder_parameters(size, (512, 256), 192)
     rows.append(
       {
         'size': name,
         'weights': size,
         **seen,
-        'coder hidden': 'x'.join(map(str, hidden)),
-        'coder parameters': weights_parts.coder_parameters(size, hidden, 192),
-        'MB to train it at 512x256': 16 * wanted / 1e6,
+        'coder width': width,
+        'its parameters': weights_parts.coder_parameters(found, width),
+        'MB to train one of 192': 16 * weights_parts.coder_parameters(found, 192) / 1e6,
         'tokens': 'x'.join(map(str, weights_parts.token_shape(found))),
       }
     )

@@ -77,7 +77,6 @@ class Starts:
     self.arrays = trained.Arrays.load(root / 'generator')
     zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
     self.arrays.require(config, generation.FREE)
-    zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
