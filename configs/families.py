@@ -5,6 +5,7 @@ classes in any order. Held out are 3 sets of icons and 5 scripts (near), Fashion
 of the 252 sets of classes. Training images are of other designers and fonts than test images.
 Argument: none for a small convolutional network at 28x28; 'pruned' for the structure that a search
 finds on MNIST at 14x14 (branches, with BatchNorm).
+Expected: no figures yet, the full study has not been run; see docs/results.md when it has.
 Cost: half an hour of one core and 3 GB, each.
 Command: make study-families, make study-families-pruned
 """
