@@ -7,9 +7,9 @@
 * 'memory': peak of a process that does one stage at that size, MiB.
 * 'zoo': zoos of 500 to 4,000 networks; seconds are CPU-seconds.
 * 'networks': perceptrons of about 10,000, 100,000 and 1,000,000 weights on 28x28 images; seconds
-  are CPU-seconds. The autoencoder is the perceptron of the configuration where its parameters fit
-  into memory, and one with a hidden layer of 64 where not; 'token step' is an update of a diffusion
-  transformer (width 128, 4 blocks) over layer-aware tokens of one network.
+  are CPU-seconds. The autoencoder is that of the configuration where training it fits into memory,
+  and a narrower one where not; 'token step' is an update of a diffusion transformer (width 128, 4
+  blocks) over layer-aware tokens of one network.
 
 Weights of generators are random, since no time depends on them. Networks a minute beside PyTorch
 are in `benchmarks.zoo`. Cost: about 10 minutes.
@@ -18,6 +18,7 @@ are in `benchmarks.zoo`. Cost: about 10 minutes.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -38,11 +39,11 @@ DRAWS = (
   ('ddim', 10, 2.0),
 )
 ZOOS = (500, 1000, 2000, 4000)
-#: {name of the size: (hidden widths of the network, networks in the zoo, hidden of its coder)}
+#: {name of the size: (hidden widths of the network, networks in the zoo, width of the autoencoder)}
 SIZES = {
-  '10k': ((13,), 64, (512, 256)),
-  '100k': ((128,), 64, (512, 256)),
-  '1M': ((784, 480), 16, (64,)),
+  '10k': ((13,), 64, 192),
+  '100k': ((128,), 64, 192),
+  '1M': ((784, 480), 16, 32),
 }
 Row = dict[str, Any]
 
@@ -80,14 +81,14 @@ def zoo(repeats: int) -> list[Row]:
   for count in ZOOS:
     found = weights_parts.pilot(count)
     calls = {
-      f'zoo ({weights_parts.STEPS} steps)': weights_parts.zoo_trainer(found),
-      'codec fit': weights_parts.codec_fit(found),
-      'coder step': weights_parts.coder_step(found),
-      'generator step': weights_parts.generator_step(found),
-      'nearest, 100 tasks': weights_parts.nearest(found, 100),
-      'best of the zoo, 1 task': weights_parts.best_of_zoo(found),
+      f'zoo ({weights_parts.STEPS} steps)': weights_parts.zoo_trainer,
+      'codec fit': weights_parts.codec_fit,
+      'coder step': weights_parts.coder_step,
+      'generator step': weights_parts.generator_step,
+      'nearest, 100 tasks': functools.partial(weights_parts.nearest, count=100),
+      'best of the zoo, 1 task': weights_parts.best_of_zoo,
     }
-    rows.append({'networks': count, **_seconds(calls, repeats)})
+    rows.append({'networks': count, **_seconds(found, calls, repeats)})
     rows[-1]['MB of weights'] = found.vectors.nbytes / 1e6
     print(timing.table(rows[-1:]), flush=True)
   return rows
@@ -96,29 +97,28 @@ def zoo(repeats: int) -> list[Row]:
 def networks(repeats: int) -> list[Row]:
   """A row a size of the network."""
   rows = []
-  for name, (widths, count, hidden) in SIZES.items():
-    found = weights_parts.large(widths, count, hidden)
+  for name, (widths, count, width) in SIZES.items():
+    found = weights_parts.large(widths, count, width)
     size = found.task.flat.size
     calls = {
-      'a network': weights_parts.zoo_trainer(found),
-      'codec fit': weights_parts.codec_fit(found),
-      'coder step': weights_parts.coder_step(found),
-      'generator step': weights_parts.generator_step(found),
-      'a draw': weights_parts.drawer(found, 20, *DRAWS[0]),
-      'token step': weights_parts.token_step(found),
+      'a network': weights_parts.zoo_trainer,
+      'codec fit': weights_parts.codec_fit,
+      'coder step': weights_parts.coder_step,
+      'generator step': weights_parts.generator_step,
+      'a draw': lambda s: weights_parts.drawer(s, 20, *DRAWS[0]),
+      'token step': weights_parts.token_step,
     }
-    seen = _seconds(calls, repeats)
+    seen = _seconds(found, calls, repeats)
     seen['a network'] *= 500 / weights_parts.STEPS / count
     seen['a draw'] /= 20
-    wanted = weights_parts.coder_parameters(size, (512, 256), 192)
     rows.append(
       {
         'size': name,
         'weights': size,
         **seen,
-        'coder hidden': 'x'.join(map(str, hidden)),
-        'coder parameters': weights_parts.coder_parameters(size, hidden, 192),
-        'MB to train it at 512x256': 16 * wanted / 1e6,
+        'coder width': width,
+        'its parameters': weights_parts.coder_parameters(found, width),
+        'MB to train one of 192': 16 * weights_parts.coder_parameters(found, 192) / 1e6,
         'tokens': 'x'.join(map(str, weights_parts.token_shape(found))),
       }
     )
@@ -126,9 +126,16 @@ def networks(repeats: int) -> list[Row]:
   return rows
 
 
-def _seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-  """Median CPU-seconds of every call."""
-  return {n: t.cpu / 1e3 for n, t in timing.interleaved(calls, repeats, warmup=1).items()}
+def _seconds(
+  setting: weights_parts.Setting,
+  makers: dict[str, Callable[[weights_parts.Setting], Callable[[], Any]]],
+  repeats: int,
+) -> dict[str, float]:
+  """Median CPU-seconds of every call; made one after the other, since they take much memory."""
+  found = {}
+  for name, make in makers.items():
+    found[name] = timing.interleaved({name: make(setting)}, repeats, warmup=1)[name].cpu / 1e3
+  return found
 
 
 TABLES: dict[str, Callable[[int], list[Row]]] = {

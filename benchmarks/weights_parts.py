@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,13 +55,13 @@ def pilot(count: int) -> Setting:
   return _setting(generation.default(), count)
 
 
-def large(widths: Sequence[int], count: int, hidden: Sequence[int]) -> Setting:
-  """Perceptrons on 28x28 images, with other hidden layers of their coder."""
+def large(widths: Sequence[int], count: int, coder_width: int) -> Setting:
+  """Perceptrons on 28x28 images, with a coder of another width."""
   config = generation.default()
   config.data.update({'sources': ('mnist',), 'held_views': (), 'transforms': ('rot0',)})
   config.data.image_size = 28
   config.model.options = {'widths': tuple(widths)}
-  config.autoencoder.hidden = tuple(hidden)
+  config.autoencoder.width = coder_width
   config.zoo.group = min(count, 8)
   return _setting(config, count)
 
@@ -90,18 +89,18 @@ def codec_fit(s: Setting) -> Call:
 
 def _coder(s: Setting) -> tuple[autoencoder.Autoencoder, batches.Data]:
   outputs = train_generator.outputs_of(s.task, s.codec)
+  coder = train_generator.coder_of(s.config, train_generator.parts_of(s.task, s.codec), outputs)
   codes = jax.jit(s.codec.encode)(s.stack)
-  coder = train_generator.coder_of(s.config, codes.shape[1], outputs)
   return coder, batches.Data(codes, None, s.rows, s.images, s.rows)
 
 
 def _made(s: Setting) -> tuple[generator.Generator, batches.Data]:
   coder, data = _coder(s)
-  params = coder.init(jax.random.key(0)).params
+  params = jax.jit(lambda key: coder.init(key).params)(jax.random.key(0))
   latents = generator.encode(coder, params, data.codes)
-  width = batches.condition(data.images, s.rows[:1]).shape[1]
+  shape = batches.condition(data.images, s.rows[:1]).shape[1:]
   outputs = train_generator.outputs_of(s.task, s.codec)
-  made = train_generator.generator_of(s.config, coder, params, latents, width, outputs)
+  made = train_generator.generator_of(s.config, coder, params, latents, shape, outputs)
   return made, data._replace(latents=latents.values)
 
 
@@ -174,7 +173,7 @@ def token_step(s: Setting) -> Call:
   """One update of a diffusion transformer over the tokens of one network."""
   codes = jax.jit(_tokens(s).encode)(jax.tree.map(lambda x: x[:1], s.stack))
   goal = objective.create('v', schedule.create('linear_sqrt', 1000))
-  given = batches.condition(s.images, s.rows[:1, :, :10])
+  given = batches.condition(s.images, s.rows[:1, :, :10]).reshape(1, -1)
   init, predict = denoisers.functions(diffusion.DiT(), codes, given)
   training = diffusion.make_training(init, predict, goal, optax.adam(1e-3))
   data = batches.Data(codes, codes, s.rows, s.images)
@@ -182,10 +181,15 @@ def token_step(s: Setting) -> Call:
   return _stepper(training.update, draw, training.init(jax.random.key(0)), data)
 
 
-def coder_parameters(size: int, hidden: Sequence[int], latent: int) -> int:
-  """Parameters of an autoencoder for `size` weights."""
-  down, up = [size, *hidden, 2 * latent], [latent, *reversed(hidden), size]
-  return sum((a + 1) * b for w in (down, up) for a, b in itertools.pairwise(w))
+def coder_parameters(s: Setting, width: int) -> int:
+  """Parameters of an autoencoder of this width."""
+  config = s.config.copy_and_resolve_references()
+  config.autoencoder.width = width
+  parts = train_generator.parts_of(s.task, s.codec)
+  outputs = train_generator.outputs_of(s.task, s.codec)
+  coder = train_generator.coder_of(config, parts, outputs)
+  shapes = jax.eval_shape(lambda key: coder.init(key).params, jax.random.key(0))
+  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
 
 
 def stage(name: str) -> None:

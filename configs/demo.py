@@ -46,11 +46,12 @@ def _first_weights():
   c.data.held_views = ('digits/*',)
   c.zoo.size = 1000
   c.autoencoder.update({'latent': 64, 'per_class': 8, 'width': 96, 'steps': 600, 'gate': 0.8})
-  c.generator.update({'width': 256, 'blocks': 2, 'shown': 16, 'steps': 1400, 'ema_decay': 0.995})
+  c.generator.update({'width': 128, 'blocks': 2, 'shown': 16, 'steps': 1400, 'ema_decay': 0.995})
   c.fresh.tasks = 5000
   c.hypernetwork.update({'width': 96, 'blocks': 1, 'variants': ('both',), 'steps': 600})
   c.training.update({'batch_size': 32, 'checkpoint_every': 8})
   c.compare.update(
     {'tasks': 30, 'parts': ('new_classes', 'new_both'), 'steps': (0, 1, 3, 10, 30, 100)}
   )
+  c.compare.update({'baselines': (), 'trained': 2})
   return c

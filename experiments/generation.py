@@ -8,7 +8,6 @@ import ml_collections
 
 from dapt_jax.diffusion import objective, sampler, schedule
 from dapt_jax.models import model as model_lib
-from dapt_jax.tasks import splits
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
 from dapt_jax.weights import codec, first_weights, meta
@@ -47,11 +46,11 @@ SCHEMA: config_lib.Schema = {
   'data.origin': Rule(str, choices=('auto', 'tfds', 'package', 'embedded')),
   'model.name': Rule(str, choices=model_lib.CLASSIFIERS),
   'model.options': Rule(dict, help='fields of the model, e.g. widths'),
-  'model.narrower': Rule(
-    tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
-  ),
   'model.architecture': Rule(
     str, optional=True, help='architecture.json of a search; None: the whole network'
+  ),
+  'model.narrower': Rule(
+    tuple, items=Rule(dict), help='options that change in narrower networks of the same zoo'
   ),
   'zoo.size': _count,
   'zoo.per_class': Rule(int, min=1, help='training images a class of every network'),
@@ -171,10 +170,10 @@ def check(config: Any) -> None:
       f'sample.width is {config.sample.width}, but model.narrower has {len(config.model.narrower)} '
       'entries; 0 is the network of model.options'
     )
-  if config.model.narrower and config.model.architecture is not None:
+  if config.model.architecture is not None and config.model.narrower:
     raise config_lib.ConfigError(
-      'model.narrower and model.architecture are both set; a cut network has one width: leave one '
-      'of them out'
+      f'model.narrower has {len(config.model.narrower)} entries, but a network cut by '
+      'model.architecture has one width; leave one of them out'
     )
   if config.zoo.starts > 1 and config.zoo.start == 'independent':
     raise config_lib.ConfigError(
@@ -207,13 +206,12 @@ def _check_compare(config: Any) -> None:
   held: dict[str, tuple[str, ...]] = {'new_classes': ('held_sets',), 'new_view': ('held_views',)}
   held['new_both'] = held['new_classes'] + held['new_view']
   for part in config.compare.parts:
-    if part.partition('/')[0] not in splits.PARTS[1:]:
+    if part.partition('/')[0] not in held:
       raise config_lib.ConfigError(
-        f'compare.parts has {part!r}; choose out of {splits.PARTS[1:]}, with /FAMILY behind it for '
-        'the sources of one family'
+        f'compare.parts has {part!r}; choose out of {list(held)}, with /FAMILY behind it for the '
+        'sources of one family'
       )
-    missing = held[part.partition('/')[0]]
-    empty = [f'data.{name}' for name in missing if not config.data[name]]
+    empty = [f'data.{name}' for name in held[part.partition('/')[0]] if not config.data[name]]
     if empty:
       raise config_lib.ConfigError(
         f'compare.parts has {part!r}, but {" and ".join(empty)} hold nothing out; leave the part '
@@ -224,7 +222,7 @@ def _check_compare(config: Any) -> None:
 #: Fields in which a configuration may differ from the one that a generator was trained with.
 FREE = (
   *('title', 'devices', 'tensorboard', 'data.data_dir', 'data.origin', 'training.checkpoint_every'),
-  *('autoencoder.gate', 'compare'),
+  *('model.architecture', 'autoencoder.gate', 'compare'),  # an architecture has a fingerprint
   *('sample.candidates', 'sample.guidance', 'sample.method', 'sample.steps', 'sample.width'),
   *('reptile', 'anil', 'joint'),
 )

@@ -168,7 +168,8 @@ def run(
     ValueError: for more steps than the recipe of the zoo has, or an unknown method.
   """
   config, task = source.config, source.task
-  recipe, support = zoo_task.recipe(config), jnp.asarray(shown.support)
+  support = jnp.asarray(shown.support)
+  recipe = zoo_task.recipe(config)
   if tune > recipe.steps:
     raise ValueError(
       f'--tune={tune}: the recipe of the zoo has zoo.steps={recipe.steps}; tune for fewer, and '

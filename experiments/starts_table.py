@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import colormaps, figure
 
 from dapt_jax.weights import bootstrap
 
@@ -80,15 +80,16 @@ def _cell(row: Mapping[str, float | str]) -> str:
 
 def plot(parts: Mapping[str, Table], steps: Sequence[int]) -> figure.Figure:
   """Accuracy along fine-tuning, a panel a part."""
-  page = figure.Figure(figsize=(5.2 * len(parts), 4.2), layout='constrained')
+  page = figure.Figure(figsize=(5.2 * len(parts) + 2.4, 4.2), layout='constrained')
   panels = np.atleast_1d(page.subplots(1, len(parts), sharey=True))
   for panel, (part, methods) in zip(panels, parts.items()):
-    for method, seen in methods.items():
+    for number, (method, seen) in enumerate(methods.items()):
       strong = method.startswith(('generator', 'hypernetwork'))
       panel.plot(
         range(len(steps)),
         seen['best curve'].mean((0, 2)),
         label=method,
+        color='black' if method == _REFERENCE else colormaps['tab20'](number % 20),
         linewidth=2 if strong else 1,
         linestyle='-' if strong else '--',
       )
@@ -97,7 +98,7 @@ def plot(parts: Mapping[str, Table], steps: Sequence[int]) -> figure.Figure:
     panel.set_xlabel('steps on the support images')
     panel.grid(alpha=0.3)
   panels[0].set_ylabel('accuracy on test images')
-  panels[-1].legend(fontsize=7, loc='lower right')
+  page.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc='outside right center')
   return page
 
 

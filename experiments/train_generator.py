@@ -79,24 +79,20 @@ def hypernetwork_of(
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
-  """Logits of a network from its code, see `batches.ask`.
+  """Logits of a network from its code, see `batches.ask`; BatchNorm goes by the images shown."""
+  normalised = not task.flat.trained.all()
+  several = len(task.widths) > 1
+  masks = jax.vmap(task.flat.unravel)(jnp.asarray(task.widths.masks)) if several else None
 
-  Networks that normalise do so with the statistics of the images they are asked about.
-  """
-
-  def logits(variables: Params, images: jax.Array) -> jax.Array:
-    if 'batch_stats' in variables:
+  def outputs(code: jax.Array, asked: Any) -> jax.Array:
+    variables, images = coding.decode(code), asked
+    if several:
+      images, width = asked
+      own = lambda x, mask: x * jnp.tensordot(width, mask, 1)
+      variables = jax.tree.map(own, variables, masks)
+    if normalised:
       return task.model.apply_train(variables, images)[0]
     return task.model.apply(variables, images)
-
-  if len(task.widths) == 1:
-    return lambda code, images: logits(coding.decode(code), images)
-  masks = jax.vmap(task.flat.unravel)(jnp.asarray(task.widths.masks))
-
-  def outputs(code: jax.Array, asked: tuple[jax.Array, jax.Array]) -> jax.Array:
-    images, width = asked
-    own = lambda x, mask: x * jnp.tensordot(width, mask, 1)
-    return logits(jax.tree.map(own, coding.decode(code), masks), images)
 
   return outputs
 

@@ -104,7 +104,7 @@ def _read(c: Any, name: str) -> bank_lib.Source:
 def _networks(
   config: Any, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[list[model_lib.Model], str | None]:
-  """(the networks of all widths, fingerprint of what is left of the only one)."""
+  """(networks of all widths, the widest first; fingerprint of what is left of it)."""
   c = config.model
   models = [
     model_lib.create(

@@ -450,10 +450,11 @@ def cut(tmp_path_factory):
   """A zoo of a network with BatchNorm out of which an architecture was cut."""
   config, path = tiny(), tmp_path_factory.mktemp('cut')
   options = {'cells': 1, 'widths': (5,), 'operators': ('conv1x1', 'skip'), 'reductions': (1,)}
-  config.model.name, config.model.options, config.model.narrower = 'multibranch', options, ()
-  config.zoo.starts, config.zoo.align, config.compare.baselines = 1, 'none', ()
-  config.zoo.update({'size': 2, 'shard': 2, 'steps': 30})
-  config.compare.update({'tasks': 2, 'parts': ('new_view/digits',), 'steps': (0, 3)})
+  config.model.update({'name': 'multibranch', 'options': options, 'narrower': ()})
+  config.zoo.update({'size': 2, 'shard': 2, 'steps': 30, 'starts': 1, 'align': 'none'})
+  config.compare.update(
+    {'tasks': 2, 'parts': ('new_view/digits',), 'steps': (0, 3), 'baselines': ()}
+  )
   config.sample.support = 12  # shapes that recur need no other program
   # The search had ten classes, the tasks have three.
   whole = model_lib.create(

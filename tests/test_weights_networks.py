@@ -59,9 +59,9 @@ def test_term_in_function_space_keeps_what_networks_compute():
   wanted = jax.vmap(_outputs)(x, probes)
   apart = {}
   for probe in (0.0, 3.0):
-    settings = autoencoder.Settings(3, 1, 16, 1, probe=probe, steps=500, learning_rate=3e-3)
+    settings = autoencoder.Settings(3, 1, 16, 1, probe=probe, steps=300, learning_rate=3e-3)
     made = autoencoder.make(settings, PARTS, _outputs)
-    state, _ = _train(made, made.init(jax.random.key(0)), (x, probes), 500)
+    state, _ = _train(made, made.init(jax.random.key(0)), (x, probes), 300)
     found = made.decode(state.params, made.encode(state.params, x)[0])
     apart[probe] = float(jnp.square(jax.vmap(_outputs)(found, probes) - wanted).mean())
   assert apart[3.0] < 0.5 * apart[0.0]
@@ -101,24 +101,15 @@ def test_hypernetwork_regresses_or_fits_the_task():
   assert min(right.values()) > 0.85
 
 
-@pytest.mark.parametrize('room', [autoencoder, hypernetwork])
-def test_devices_average_their_gradients(room):
-  extra = {'latent': LATENT, 'per_class': 1} if room is autoencoder else {}
-  still = {'noise': 0.0, 'kl': 0.0} if room is autoencoder else {}
-  made = room.make(room.Settings(width=8, blocks=1, **extra, **still), PARTS)
+def test_devices_average_their_gradients():
+  made = hypernetwork.make(hypernetwork.Settings(width=8, blocks=1), PARTS)
   x = _weights(8)
-  told = {'condition': x.reshape(8, 3, 4)}
-  batch = (x, None) if room is autoencoder else (x, told)
-  first = (jax.random.key(0), *([] if room is autoencoder else [told['condition']]))
-  state = made.init(*first)
+  batch = x, {'condition': x.reshape(8, 3, 4)}
+  state = made.init(jax.random.key(0), batch[1]['condition'])
   one, _ = jax.jit(made.update)(state, batch)
   halves = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), batch)
   both = functools.partial(made.update, axis_name='devices')
   two, _ = jax.jit(jax.vmap(both, in_axes=(None, 0), axis_name='devices'))(state, halves)
-  if room is autoencoder:  # the posterior's noise differs from device to device
-    leaves = jax.tree.leaves(two.params)
-    assert all(np.array_equal(a[0], a[1]) for a in leaves)
-    return
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-4, atol=1e-6), one.params, two.params
   )

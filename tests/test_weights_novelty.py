@@ -190,7 +190,7 @@ def test_what_the_autoencoder_cannot_carry_is_not_corrected(problem):
   assert found.verdict().startswith('new: against networks trained on the same tasks (raw)')
   assert 'not corrected, since the autoencoder costs samples +0.' in found.verdict()
   accuracy = {(r['of'], r['space']): r['mean'] for r in found.rows() if r['measure'] == 'accuracy'}
-  assert accuracy['samples', 'raw'] > accuracy['samples', 'corrected'] + 0.2
+  assert accuracy['samples', 'raw'] > accuracy['samples', 'corrected'] + 0.1
   assert accuracy['fresh', 'raw'] == accuracy['fresh', 'corrected']
 
 

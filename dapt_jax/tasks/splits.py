@@ -120,7 +120,8 @@ class Split:
     Raises:
       ValueError: for an unknown part, or one that the split leaves empty.
     """
-    name, views = parse_part(part)[0], self.views_of(part)
+    views = self.views_of(part)
+    name, _ = parse_part(part)
     sets = self._class_sets(name in ('new_classes', 'new_both'))
     if not views or not sets:
       raise ValueError(f'the split holds nothing out for {part!r}')
@@ -133,7 +134,7 @@ class Split:
     return tasks
 
   def views_of(self, part: str) -> tuple[tuple[str, str], ...]:
-    """The (source, transform) pairs of a part, 'PART' or 'PART/FAMILY'; ValueError if unknown."""
+    """The (source, transform) pairs of a part; ValueError for an unknown one."""
     name, family = parse_part(part)
     views = self.held_views if name in ('new_view', 'new_both') else self.views
     return tuple(v for v in views if family in ('', task_lib.family(v[0])))
