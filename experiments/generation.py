@@ -10,7 +10,7 @@ from dapt_jax.diffusion import objective, sampler, schedule
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import codec, first_weights, meta
+from dapt_jax.weights import codec, first_weights, generator, meta
 
 Rule = config_lib.Rule
 
@@ -68,8 +68,13 @@ SCHEMA: config_lib.Schema = {
   'autoencoder.scale': Rule(
     str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
   ),
-  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
-  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.network': Rule(
+    str, choices=generator.NETWORKS, help='reads weights whole, or in tokens: for larger networks'
+  ),
+  'autoencoder.latent': Rule(int, min=1, help='slots: entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='slots: entries for every class'),
+  'autoencoder.chunk': Rule(int, min=1, help='weights a token, of hypernetworks, too'),
+  'autoencoder.per_token': Rule(int, min=1, help='tokens: entries for every token'),
   'autoencoder.width': _count,
   'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
@@ -84,6 +89,9 @@ SCHEMA: config_lib.Schema = {
   ),
   'generator.objective': Rule(str, choices=objective.NAMES),
   'generator.schedule': Rule(str, choices=schedule.NAMES),
+  'generator.network': Rule(
+    str, choices=generator.NETWORKS, help="'tokens' needs those of the autoencoder"
+  ),
   'generator.width': Rule(int, min=2),
   'generator.blocks': _count,
   'generator.task': Rule(float, min=0, help='weight of the task term'),
@@ -100,6 +108,7 @@ SCHEMA: config_lib.Schema = {
   'fresh.warped': Rule(
     float, min=0, max=1, help='share of them that is turned, slanted, stretched'
   ),
+  'hypernetwork.network': Rule(str, choices=generator.NETWORKS),
   'hypernetwork.width': _count,
   'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
@@ -174,6 +183,11 @@ def check(config: Any) -> None:
     raise config_lib.ConfigError(
       f'model.narrower has {len(config.model.narrower)} entries, but a network cut by '
       'model.architecture has one width; leave one of them out'
+    )
+  if config.generator.network == 'tokens' and config.autoencoder.network != 'tokens':
+    raise config_lib.ConfigError(
+      "generator.network is 'tokens', but autoencoder.network is "
+      f'{config.autoencoder.network!r}, whose latents are none; change one of them'
     )
   if config.zoo.starts > 1 and config.zoo.start == 'independent':
     raise config_lib.ConfigError(
@@ -259,8 +273,11 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'autoencoder': {
     'scale': 'weight',
+    'network': 'slots',
     'latent': 112,
     'per_class': 16,
+    'chunk': 256,
+    'per_token': 16,
     'width': 192,
     'blocks': 1,
     'noise': 0.02,
@@ -275,6 +292,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
+    'network': 'slots',
     'width': 192,
     'blocks': 3,
     'task': 3.0,
@@ -287,6 +305,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
+    'network': 'slots',
     'width': 192,
     'blocks': 2,
     'variants': tuple(HYPERNETWORKS),
