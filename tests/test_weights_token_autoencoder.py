@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from dapt_jax.models import segments
-from dapt_jax.weights import autoencoder, generator, hypernetwork, layout, partition
-from dapt_jax.weights import token_autoencoder
+from dapt_jax.weights import (
+  autoencoder,
+  generator,
+  hypernetwork,
+  layout,
+  partition,
+  token_autoencoder,
+)
 from dapt_jax.weights import tokens as tokens_lib
 
 WIDTH, CLASSES = 5, 3

@@ -144,9 +144,7 @@ class Networks(NamedTuple):
   owners: np.ndarray | None = None
 
 
-def assemble(
-  settings: Settings, networks: Networks, outputs: Outputs | None = None
-) -> Autoencoder:
+def assemble(settings: Settings, networks: Networks, outputs: Outputs | None = None) -> Autoencoder:
   """The autoencoder that encoder and decoder make with the loss of this module.
 
   Args:

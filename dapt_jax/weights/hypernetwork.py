@@ -128,7 +128,5 @@ def _tokens(
 ) -> tuple[nn.Module, Any]:
   """(transformer from the rows of conditions to tokens, its results as weights f32[B, D])."""
   owners = tuple(tokens.owners(parts.owners).tolist())
-  network = segments.Segments(
-    tokens.sizes, settings.width, settings.blocks, tokens.chunk, owners
-  )
+  network = segments.Segments(tokens.sizes, settings.width, settings.blocks, tokens.chunk, owners)
   return network, tokens.unpack

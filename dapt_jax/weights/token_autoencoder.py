@@ -9,6 +9,8 @@ The loss is that of `autoencoder`; it is taken of weights, so that padding never
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,13 +52,13 @@ def make(
     }
 
   def encode(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    found = encoder.apply(params['encoder'], tokens.pack(x))
+    found = cast(jax.Array, encoder.apply(params['encoder'], tokens.pack(x)))
     mean, log_variance = jnp.split(found[:, order], 2, axis=-1)
     return mean.reshape(len(x), -1), log_variance.reshape(len(x), -1)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
     latents = z.reshape(len(z), count, settings.per_token)[:, back]
-    return tokens.unpack(decoder.apply(params['decoder'], latents))
+    return tokens.unpack(cast(jax.Array, decoder.apply(params['decoder'], latents)))
 
   owned = np.asarray(jax.nn.one_hot(owner[order], len(parts.slots)))
   networks = autoencoder.Networks(
@@ -70,9 +72,7 @@ def make(
   return autoencoder.assemble(settings, networks, outputs)
 
 
-def _owners(
-  parts: partition.Partition, tokens: tokens_lib.Tokens
-) -> tuple[np.ndarray, np.ndarray]:
+def _owners(parts: partition.Partition, tokens: tokens_lib.Tokens) -> tuple[np.ndarray, np.ndarray]:
   """(class of every token, -1 for none; the tokens without a class first, then class by class)."""
   if tokens.size != parts.size:
     raise ValueError(
