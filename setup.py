@@ -50,6 +50,7 @@ setuptools.setup(
       'onnx>=1.16',
       'onnxruntime>=1.18',
       'pytest>=8.0',
+      'pytest-xdist>=3.6',
       'ruff>=0.6',
       'scikit-image>=0.22',
       'tensorboardX>=2.6',

@@ -34,7 +34,7 @@ from dapt_jax.weights import (
   trained,
 )
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, zoo_modes, zoo_task
+from experiments import build_zoo, flags, generation, generation_schema, zoo_modes, zoo_task
 
 
 def parts_of(task: zoo_task.ZooTask, coding: codec.Codec) -> partition.Partition:
@@ -84,7 +84,7 @@ def hypernetwork_of(
   outputs: generator.Outputs,
 ) -> hypernetwork.Hypernetwork:
   """One of the hypernetworks of a configuration."""
-  c, (regression, task) = config.hypernetwork, generation.HYPERNETWORKS[variant]
+  c, (regression, task) = config.hypernetwork, generation_schema.HYPERNETWORKS[variant]
   settings = hypernetwork.Settings(
     c.width, c.blocks, regression, task, learning_rate=c.learning_rate, steps=c.steps
   )

@@ -88,7 +88,7 @@ def test_meta_learning_needs_images_to_ask_about():
 def test_a_generator_of_tokens_needs_latents_of_tokens():
   config = tiny()
   config.autoencoder.network = 'slots'
-  with pytest.raises(config_lib.ConfigError, match="autoencoder.network is 'slots', whose latents"):
+  with pytest.raises(config_lib.ConfigError, match="network is 'slots', whose latents"):
     generation.check(config)
 
 
