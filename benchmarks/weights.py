@@ -7,9 +7,9 @@
 * 'memory': peak of a process that does one stage at that size, MiB.
 * 'zoo': zoos of 500 to 4,000 networks; seconds are CPU-seconds.
 * 'networks': perceptrons of about 10,000, 100,000 and 1,000,000 weights on 28x28 images; seconds
-  are CPU-seconds. The autoencoder is that of the configuration where training it fits into memory,
-  and a narrower one where not; 'token step' is an update of a diffusion transformer (width 128, 4
-  blocks) over layer-aware tokens of one network.
+  are CPU-seconds. Autoencoder and generator read weights whole ('slots') or in tokens; slots are
+  those of the configuration where training them fits into memory, and narrower ones where not.
+  'peak MiB' is that of a process that does one update of the autoencoder.
 
 Weights of generators are random, since no time depends on them. Networks a minute beside PyTorch
 are in `benchmarks.zoo`. Cost: about 10 minutes.
@@ -26,6 +26,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
 from benchmarks import timing, weights_parts
 
 DRAWN, TARGET = 1000, 2.0  # networks, CPU-seconds
@@ -39,11 +41,16 @@ DRAWS = (
   ('ddim', 10, 2.0),
 )
 ZOOS = (500, 1000, 2000, 4000)
-#: {name of the size: (hidden widths of the network, networks in the zoo, width of the autoencoder)}
-SIZES = {
-  '10k': ((13,), 64, 192),
-  '100k': ((128,), 64, 192),
-  '1M': ((784, 480), 16, 32),
+#: {name of the size: (hidden widths of the network, networks in the zoo)}
+SIZES = {'10k': ((13,), 64), '100k': ((128,), 64), '1M': ((784, 480), 16)}
+#: {(size, how weights are read): (width of the autoencoder, weights a token)}
+CODERS = {
+  ('10k', 'slots'): (192, 0),
+  ('10k', 'tokens'): (128, 1024),
+  ('100k', 'slots'): (192, 0),
+  ('100k', 'tokens'): (128, 2048),
+  ('1M', 'slots'): (32, 0),
+  ('1M', 'tokens'): (128, 4096),
 }
 Row = dict[str, Any]
 
@@ -67,12 +74,14 @@ def drawing(repeats: int) -> list[Row]:
 
 def memory(_: int) -> list[Row]:
   """A row a stage, each in a process of its own."""
-  rows = []
-  for stage in weights_parts.STAGES:
-    command = [sys.executable, '-m', 'benchmarks.weights', f'--stage={stage}']
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows.append({'stage': stage, 'MiB': json.loads(done.stdout.splitlines()[-1])})
-  return rows
+  return [{'stage': stage, 'MiB': _peak(stage)} for stage in weights_parts.STAGES]
+
+
+def _peak(stage: str) -> float:
+  """MiB that a process of its own holds at most."""
+  command = [sys.executable, '-m', 'benchmarks.weights', f'--stage={stage}']
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def zoo(repeats: int) -> list[Row]:
@@ -95,35 +104,31 @@ def zoo(repeats: int) -> list[Row]:
 
 
 def networks(repeats: int) -> list[Row]:
-  """A row a size of the network."""
-  rows = []
-  for name, (widths, count, width) in SIZES.items():
-    found = weights_parts.large(widths, count, width)
-    size = found.task.flat.size
-    calls = {
-      'a network': weights_parts.zoo_trainer,
-      'codec fit': weights_parts.codec_fit,
+  """Two rows a size of the network, one for each way to read its weights."""
+  rows: list[Row] = []
+  for size, path in CODERS:
+    found = _large(size, path)
+    calls: dict[str, Callable[[weights_parts.Setting], Callable[[], Any]]] = {
       'coder step': weights_parts.coder_step,
       'generator step': weights_parts.generator_step,
       'a draw': lambda s: weights_parts.drawer(s, 20, *DRAWS[0]),
-      'token step': weights_parts.token_step,
     }
+    if path == 'slots':  # the same for both
+      calls |= {'a network': weights_parts.zoo_trainer, 'codec fit': weights_parts.codec_fit}
     seen = _seconds(found, calls, repeats)
-    seen['a network'] *= 500 / weights_parts.STEPS / count
     seen['a draw'] /= 20
-    rows.append(
-      {
-        'size': name,
-        'weights': size,
-        **seen,
-        'coder width': width,
-        'its parameters': weights_parts.coder_parameters(found, width),
-        'MB to train one of 192': 16 * weights_parts.coder_parameters(found, 192) / 1e6,
-        'tokens': 'x'.join(map(str, weights_parts.token_shape(found))),
-      }
-    )
+    if 'a network' in seen:
+      seen['a network'] *= 500 / weights_parts.STEPS / len(found.vectors)
+    width, chunk = CODERS[size, path]
+    row = {'size': size, 'weights': found.task.flat.size, 'read as': path, 'width': width}
+    row |= {'chunk': chunk or '', 'coder parameters': weights_parts.coder_parameters(found)}
+    rows.append(row | seen | {'peak MiB': _peak(f'{size}/{path}')})
     print(timing.table(rows[-1:]), flush=True)
   return rows
+
+
+def _large(size: str, path: str) -> weights_parts.Setting:
+  return weights_parts.large(*SIZES[size], path, *CODERS[size, path])
 
 
 def _seconds(
@@ -162,12 +167,15 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--repeats', type=int, default=5, help='timed rounds (5)')
   parser.add_argument('--tables', nargs='+', default=list(TABLES), choices=list(TABLES))
-  parser.add_argument('--stage', choices=weights_parts.STAGES, help=argparse.SUPPRESS)
+  parser.add_argument('--stage', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.stage is None:
     run(args.tables, args.repeats)
     return
-  weights_parts.stage(args.stage)
+  if '/' in args.stage:
+    jax.block_until_ready(weights_parts.coder_step(_large(*args.stage.split('/')))())
+  else:
+    weights_parts.stage(args.stage)
   print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 

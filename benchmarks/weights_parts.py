@@ -9,10 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dapt_jax import diffusion
-from dapt_jax.diffusion import denoisers, objective, schedule
 from dapt_jax.types import Params
 from dapt_jax.weights import autoencoder, batches, generator, members, starts
 from dapt_jax.weights import codec as codec_lib
@@ -55,13 +52,24 @@ def pilot(count: int) -> Setting:
   return _setting(generation.default(), count)
 
 
-def large(widths: Sequence[int], count: int, coder_width: int) -> Setting:
-  """Perceptrons on 28x28 images, with a coder of another width."""
+def large(widths: Sequence[int], count: int, network: str, width: int, chunk: int) -> Setting:
+  """Perceptrons on 28x28 images.
+
+  Args:
+    widths: hidden ones.
+    count: networks.
+    network: how weights are read, 'slots' or 'tokens'.
+    width: of the autoencoder.
+    chunk: weights a token, of 'tokens'.
+  """
   config = generation.default()
   config.data.update({'sources': ('mnist',), 'held_views': (), 'transforms': ('rot0',)})
   config.data.image_size = 28
   config.model.options = {'widths': tuple(widths)}
-  config.autoencoder.width = coder_width
+  config.autoencoder.update({'network': network, 'width': width})
+  if network == 'tokens':
+    config.autoencoder.update({'chunk': chunk, 'blocks': 2, 'per_token': 8})
+    config.generator.update({'network': 'tokens', 'width': 128})
   config.zoo.group = min(count, 8)
   return _setting(config, count)
 
@@ -89,7 +97,9 @@ def codec_fit(s: Setting) -> Call:
 
 def _coder(s: Setting) -> tuple[autoencoder.Autoencoder, batches.Data]:
   outputs = train_generator.outputs_of(s.task, s.codec)
-  coder = train_generator.coder_of(s.config, train_generator.parts_of(s.task, s.codec), outputs)
+  coder = train_generator.coder_of(
+    s.config, s.codec, train_generator.parts_of(s.task, s.codec), outputs
+  )
   codes = jax.jit(s.codec.encode)(s.stack)
   return coder, batches.Data(codes, None, s.rows, s.images, s.rows)
 
@@ -160,34 +170,9 @@ def best_of_zoo(s: Setting) -> Call:
   return lambda: starts.best_of_zoo(s.task.flat, s.vectors, s.images, rows)
 
 
-def _tokens(s: Setting) -> codec_lib.Codec:
-  return codec_lib.Codec.fit(s.stack, mode='tokens')
-
-
-def token_shape(s: Setting) -> tuple[int, ...]:
-  """(tokens, length of one) of a network."""
-  return _tokens(s).shape
-
-
-def token_step(s: Setting) -> Call:
-  """One update of a diffusion transformer over the tokens of one network."""
-  codes = jax.jit(_tokens(s).encode)(jax.tree.map(lambda x: x[:1], s.stack))
-  goal = objective.create('v', schedule.create('linear_sqrt', 1000))
-  given = batches.condition(s.images, s.rows[:1, :, :10]).reshape(1, -1)
-  init, predict = denoisers.functions(diffusion.DiT(), codes, given)
-  training = diffusion.make_training(init, predict, goal, optax.adam(1e-3))
-  data = batches.Data(codes, codes, s.rows, s.images)
-  draw = lambda data, key: (data.codes, given)
-  return _stepper(training.update, draw, training.init(jax.random.key(0)), data)
-
-
-def coder_parameters(s: Setting, width: int) -> int:
-  """Parameters of an autoencoder of this width."""
-  config = s.config.copy_and_resolve_references()
-  config.autoencoder.width = width
-  parts = train_generator.parts_of(s.task, s.codec)
-  outputs = train_generator.outputs_of(s.task, s.codec)
-  coder = train_generator.coder_of(config, parts, outputs)
+def coder_parameters(s: Setting) -> int:
+  """Parameters of the autoencoder."""
+  coder, _ = _coder(s)
   shapes = jax.eval_shape(lambda key: coder.init(key).params, jax.random.key(0))
   return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
 

@@ -79,7 +79,7 @@ class Starts:
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
-    self.coder = coder = train_generator.coder_of(config, parts, outputs)
+    self.coder = coder = train_generator.coder_of(config, self.codec, parts, outputs)
     none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
@@ -88,7 +88,7 @@ class Starts:
       config, coder, self.arrays.coder, latents, shape, outputs
     )
     self.hypernetworks = {
-      v: train_generator.hypernetwork_of(config, v, parts, outputs)
+      v: train_generator.hypernetwork_of(config, v, self.codec, parts, outputs)
       for v in config.hypernetwork.variants
     }
 

@@ -46,6 +46,11 @@ def check(config: Any) -> None:
       f'model.narrower has {len(config.model.narrower)} entries, but a network cut by '
       'model.architecture has one width; leave one of them out'
     )
+  if config.generator.network == 'tokens' and config.autoencoder.network != 'tokens':
+    raise config_lib.ConfigError(
+      "generator.network is 'tokens', but autoencoder.network is "
+      f'{config.autoencoder.network!r}, whose latents are none; change one of them'
+    )
   if config.zoo.starts > 1 and config.zoo.start == 'independent':
     raise config_lib.ConfigError(
       f"zoo.starts is {config.zoo.starts}, but zoo.start 'independent' shares none; set one of them"
@@ -130,8 +135,11 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'autoencoder': {
     'scale': 'weight',
+    'network': 'slots',
     'latent': 112,
     'per_class': 16,
+    'chunk': 256,
+    'per_token': 16,
     'width': 192,
     'blocks': 1,
     'noise': 0.02,
@@ -146,6 +154,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   'generator': {
     'objective': 'v',
     'schedule': 'linear_sqrt',
+    'network': 'slots',
     'width': 192,
     'blocks': 3,
     'task': 3.0,
@@ -158,6 +167,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
   },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
+    'network': 'slots',
     'width': 192,
     'blocks': 2,
     'variants': tuple(generation_schema.HYPERNETWORKS),

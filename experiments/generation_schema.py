@@ -6,7 +6,7 @@ from dapt_jax.diffusion import objective, sampler, schedule
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
-from dapt_jax.weights import codec, first_weights, meta
+from dapt_jax.weights import codec, first_weights, generator, meta
 
 Rule = config_lib.Rule
 
@@ -64,8 +64,13 @@ SCHEMA: config_lib.Schema = {
   'autoencoder.scale': Rule(
     str, choices=codec.SCALES, help='weights are standardised one by one, or array by array'
   ),
-  'autoencoder.latent': Rule(int, min=1, help='entries for what all classes share'),
-  'autoencoder.per_class': Rule(int, min=1, help='entries for every class'),
+  'autoencoder.network': Rule(
+    str, choices=generator.NETWORKS, help='reads weights whole, or in tokens: for larger networks'
+  ),
+  'autoencoder.latent': Rule(int, min=1, help='slots: entries for what all classes share'),
+  'autoencoder.per_class': Rule(int, min=1, help='slots: entries for every class'),
+  'autoencoder.chunk': Rule(int, min=1, help='weights a token, of hypernetworks, too'),
+  'autoencoder.per_token': Rule(int, min=1, help='tokens: entries for every token'),
   'autoencoder.width': _count,
   'autoencoder.blocks': _count,
   'autoencoder.noise': Rule(float, min=0),
@@ -80,6 +85,9 @@ SCHEMA: config_lib.Schema = {
   ),
   'generator.objective': Rule(str, choices=objective.NAMES),
   'generator.schedule': Rule(str, choices=schedule.NAMES),
+  'generator.network': Rule(
+    str, choices=generator.NETWORKS, help="'tokens' needs those of the autoencoder"
+  ),
   'generator.width': Rule(int, min=2),
   'generator.blocks': _count,
   'generator.task': Rule(float, min=0, help='weight of the task term'),
@@ -96,6 +104,7 @@ SCHEMA: config_lib.Schema = {
   'fresh.warped': Rule(
     float, min=0, max=1, help='share of them that is turned, slanted, stretched'
   ),
+  'hypernetwork.network': Rule(str, choices=generator.NETWORKS),
   'hypernetwork.width': _count,
   'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(

@@ -29,6 +29,8 @@ from dapt_jax.weights import (
   hypernetwork,
   members,
   partition,
+  token_autoencoder,
+  tokens,
   trained,
 )
 from dapt_jax.weights import zoo as zoo_lib
@@ -42,12 +44,20 @@ def parts_of(task: zoo_task.ZooTask, coding: codec.Codec) -> partition.Partition
   return partition.of_outputs(logits, coding.shape[0], task.bank.images.shape[1:])
 
 
+def tokens_of(config: Any, coding: codec.Codec, parts: partition.Partition) -> tokens.Tokens:
+  """The tokens that weights are read in where a network is 'tokens'."""
+  return tokens.Tokens.of(coding.layout, config.autoencoder.chunk, parts.owners)
+
+
 def coder_of(
-  config: Any, parts: partition.Partition, outputs: generator.Outputs
+  config: Any, coding: codec.Codec, parts: partition.Partition, outputs: generator.Outputs
 ) -> autoencoder.Autoencoder:
   """The autoencoder of a configuration."""
   fields = {f.name: config.autoencoder[f.name] for f in dataclasses.fields(autoencoder.Settings)}
-  return autoencoder.make(autoencoder.Settings(**fields), parts, outputs)
+  settings = autoencoder.Settings(**fields)
+  if config.autoencoder.network == 'slots':
+    return autoencoder.make(settings, parts, outputs)
+  return token_autoencoder.make(settings, parts, tokens_of(config, coding, parts), outputs)
 
 
 def generator_of(
@@ -59,8 +69,7 @@ def generator_of(
   outputs: generator.Outputs,
 ) -> generator.Generator:
   """The generator of a configuration."""
-  names = ('objective', 'schedule', 'width', 'blocks', 'task', 'fresh', 'drop_rate', 'ema_decay')
-  fields = {name: config.generator[name] for name in (*names, 'learning_rate', 'steps')}
+  fields = {f.name: config.generator[f.name] for f in dataclasses.fields(generator.Settings)}
   if not config.fresh.tasks:
     fields['fresh'] = 0.0
   settings = generator.Settings(**fields)
@@ -68,14 +77,19 @@ def generator_of(
 
 
 def hypernetwork_of(
-  config: Any, variant: str, parts: partition.Partition, outputs: generator.Outputs
+  config: Any,
+  variant: str,
+  coding: codec.Codec,
+  parts: partition.Partition,
+  outputs: generator.Outputs,
 ) -> hypernetwork.Hypernetwork:
   """One of the hypernetworks of a configuration."""
   c, (regression, task) = config.hypernetwork, generation_schema.HYPERNETWORKS[variant]
   settings = hypernetwork.Settings(
     c.width, c.blocks, regression, task, learning_rate=c.learning_rate, steps=c.steps
   )
-  return hypernetwork.make(settings, parts, outputs)
+  cut = tokens_of(config, coding, parts) if c.network == 'tokens' else None
+  return hypernetwork.make(settings, parts, outputs, cut)
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
@@ -192,7 +206,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   data = batches.Data(codes, None, rows, task.images, widths=widths)
   parts, t = parts_of(task, coding), config.training.batch_size
 
-  coder = coder_of(config, parts, outputs)
+  coder = coder_of(config, coding, parts, outputs)
   probes = config.autoencoder.probes if config.autoencoder.probe else 0
   first = coder.init(seeds.key(config.seed, 'autoencoder'))
   coded = fit(
@@ -217,7 +231,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
 
   written = {}
   for variant in config.hypernetwork.variants:
-    network = hypernetwork_of(config, variant, parts, outputs)
+    network = hypernetwork_of(config, variant, coding, parts, outputs)
     begin = network.init(seeds.key(config.seed, 'hypernetwork'), given)
     written[variant] = fit(
       *(config, root / f'hypernetwork-{variant}', 'hypernetwork', network.update, begin),

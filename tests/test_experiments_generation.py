@@ -53,7 +53,8 @@ def tiny():
   c.autoencoder.update(
     {'latent': 5, 'per_class': 2, 'width': 16, 'blocks': 1, 'probes': 4, 'steps': 6, 'gate': 0.0}
   )
-  c.generator.update({'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
+  c.autoencoder.update({'network': 'tokens', 'chunk': 130, 'per_token': 2})
+  c.generator.update({'network': 'tokens', 'width': 16, 'blocks': 1, 'shown': 4, 'steps': 6})
   c.fresh.update({'tasks': 9})
   c.hypernetwork.update({'width': 16, 'blocks': 1, 'variants': ('task',), 'steps': 40})
   c.reptile.update({'inner_steps': 3, 'learning_rate': 0.02, 'steps': 20})
@@ -81,6 +82,13 @@ def test_meta_learning_needs_images_to_ask_about():
   config = tiny()
   config.sample.support = 7
   with pytest.raises(ValueError, match=r"\['reptile'\] of compare\.baselines take twice"):
+    generation.check(config)
+
+
+def test_a_generator_of_tokens_needs_latents_of_tokens():
+  config = tiny()
+  config.autoencoder.network = 'slots'
+  with pytest.raises(config_lib.ConfigError, match="network is 'slots', whose latents"):
     generation.check(config)
 
 
@@ -158,7 +166,8 @@ def test_a_finished_training_is_not_repeated(ran, capsys):
 def test_the_gate_stops_before_the_diffusion(ran, tmp_path):
   _, task, _, _, _, _ = ran
   strict = tiny()
-  strict.autoencoder.gate, strict.model.narrower = 1.0, ()
+  strict.autoencoder.update({'gate': 1.0, 'network': 'slots'})
+  strict.model.narrower = ()
   strict.zoo.update({'align': 'activations', 'start': 'independent', 'starts': 1})
   task = zoo_task.load(strict)
   found = build_zoo.run(strict, task, str(tmp_path))

@@ -130,7 +130,7 @@ class DiT(nn.Module):
 
   A condition of tokens f32[B, M, C] joins the sequence ('in-context' there) and its mean modulates
   the blocks together with the time; a vector f32[B, C] modulates only. Nothing tells the condition
-  tokens apart but their values: an encoder with class slots has to write them in.
+  tokens apart but their values: write labels in (`labelled`).
 
   Attributes:
     width: of a token inside, even.
@@ -152,6 +152,7 @@ class DiT(nn.Module):
     condition: jax.Array,
     drop: jax.Array,
     position: jax.Array | None = None,
+    owners: jax.Array | None = None,
   ) -> jax.Array:
     """Maps states to predictions.
 
@@ -162,6 +163,8 @@ class DiT(nn.Module):
       drop: bool[B], rows whose condition is left out.
       position: f32[N, P], what each token is (its place, layer, type, ...), the same for all rows.
         None learns a table, which fixes N.
+      owners: f32[N, M], one-hot, the condition token that a token belongs to and is told at once;
+        zeros for none. None: tokens find what they need by attention.
 
     Returns:
       f32[B, N, D].
@@ -175,7 +178,10 @@ class DiT(nn.Module):
     condition = _Null(name='null')(condition, drop)
     x = nn.Dense(self.width, name='input')(x_t) + self._position(position, length)
     if condition.ndim == 3:
-      x = jnp.concatenate([x, nn.Dense(self.width, name='context')(condition)], axis=1)
+      context = nn.Dense(self.width, name='context')(condition)
+      if owners is not None:
+        x = x + jnp.einsum('nm,bmw->bnw', owners, context)
+      x = jnp.concatenate([x, context], axis=1)
       condition = jnp.mean(condition, axis=1)
     code = nn.silu(_Code(self.width, name='code')(t, condition))
     for i in range(1, self.depth + 1):
@@ -196,6 +202,13 @@ class DiT(nn.Module):
     return nn.Dense(self.width, name='place')(position)
 
 
+def labelled(condition: jax.Array) -> jax.Array:
+  """A condition f32[B, M, C] with the number of every row behind it, one-hot, f32[B, M, C + M]."""
+  rows = condition.shape[1]
+  labels = jnp.broadcast_to(jnp.eye(rows), (len(condition), rows, rows))
+  return jnp.concatenate([condition, labels], axis=-1)
+
+
 def functions(
   module: nn.Module, x: jax.Array, condition: jax.Array, **inputs: Any
 ) -> tuple[Callable[[PRNGKey], Params], Callable[..., jax.Array]]:
@@ -205,7 +218,7 @@ def functions(
     module: `ResidualMLP`, `DiT` or another module with their signature.
     x: an example batch of data, f32[B, ...]; only its shape counts.
     condition: the condition that goes with it.
-    **inputs: further arguments of the module, as `position` of `DiT`.
+    **inputs: further arguments of the module, as `position` and `owners` of `DiT`.
 
   Returns:
     (`init_fn(key) -> params`, `predict_fn(params, x_t, t, condition, drop) -> prediction`).

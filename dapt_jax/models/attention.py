@@ -55,6 +55,11 @@ class Attention(nn.Module):
     return nn.DenseGeneral(width, axis=tuple(range(2, mixed.ndim)), name='output')(mixed)
 
 
+def heads(width: int) -> int:
+  """Heads of 32 entries; one head where these do not fill the width."""
+  return 1 if width % 32 else width // 32
+
+
 def check(width: int, heads: int, kv_heads: int | None) -> None:
   """Checks that the heads divide what they share.
 

@@ -23,12 +23,15 @@ from jax import lax
 
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
+from dapt_jax.models import attention
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import autoencoder
 
 #: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
 Outputs = Callable[[jax.Array, Any], jax.Array]
+#: What reads weights or latents: the whole vector with class slots, or tokens of it.
+NETWORKS = ('slots', 'tokens')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Settings:
   Attributes:
     objective: what is predicted, one of `diffusion.objective.NAMES`.
     schedule: of the noise; 'flow' has none.
-    width: of the denoiser, see `diffusion.denoisers.SlotMLP`.
+    network: the denoiser: 'slots' (`diffusion.denoisers.SlotMLP`), or 'tokens' (`DiT` there) for
+      latents that are tokens.
+    width: of the denoiser.
     blocks: of the denoiser.
     task: weight of the task term.
     fresh: weight of the same loss on tasks of the zoo's part that no network was trained on: of the
@@ -51,6 +56,7 @@ class Settings:
 
   objective: str = 'v'
   schedule: str = 'linear_sqrt'
+  network: str = 'slots'
   width: int = 256
   blocks: int = 3
   task: float = 3.0
@@ -119,7 +125,8 @@ def make(
 
   Raises:
     ValueError: if `task` or `fresh` is set without `outputs`, or `fresh` with an objective that
-      says nothing of the data in pure noise; from `sample` for conditions of another length.
+      says nothing of the data in pure noise; for a network of tokens where latents are none; from
+      `sample` for conditions of another length.
   """
   if (settings.task or settings.fresh) and outputs is None:
     raise ValueError(
@@ -133,10 +140,7 @@ def make(
   noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
   target = objective.create(settings.objective, noise)
   size = coder.size
-  net = denoisers.SlotMLP(coder.shared, settings.width, settings.blocks)
-  init_net, predict = denoisers.functions(
-    net, jnp.zeros((1, size)), jnp.zeros((1, *condition_shape))
-  )
+  init_net, predict = _denoiser(settings, coder, condition_shape)
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
@@ -181,6 +185,34 @@ def make(
     return decode(params, z)
 
   return Generator(training, sample)
+
+
+def _denoiser(
+  settings: Settings, coder: autoencoder.Autoencoder, condition_shape: tuple[int, ...]
+) -> tuple[Callable[[PRNGKey], Params], diffusion.train.PredictFn]:
+  """The functions `init(key)` and `predict(params, x_t f32[B, L], t, condition, drop)`."""
+  if settings.network not in NETWORKS:
+    raise ValueError(f'network is {settings.network!r}; choose one of {NETWORKS}')
+  some, given = jnp.zeros((1, coder.size)), jnp.zeros((1, *condition_shape))
+  if settings.network == 'slots':
+    net = denoisers.SlotMLP(coder.shared, settings.width, settings.blocks)
+    return denoisers.functions(net, some, given)
+  if coder.owners is None:
+    raise ValueError(
+      "network is 'tokens', but the latents of this autoencoder are none; take 'slots', or "
+      'token_autoencoder.make'
+    )
+  cut = lambda x: x.reshape(len(x), len(coder.owners), -1)
+  heads = attention.heads(settings.width)
+  dit = diffusion.DiT(settings.width, settings.blocks, heads, 2 * settings.width)
+  init, predict = denoisers.functions(
+    dit, cut(some), denoisers.labelled(given), owners=jnp.asarray(coder.owners)
+  )
+
+  def predict_flat(params, x_t, t, condition, drop):
+    return predict(params, cut(x_t), t, denoisers.labelled(condition), drop).reshape(x_t.shape)
+
+  return init, predict_flat
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,26 +3,28 @@
 The baseline that a generator has to beat, and a choice of its own. It is trained on the same
 conditions with the squared error to the zoo's weights, and optionally with the loss of the network
 it writes on images of the task (`task`; ours), which can be asked of tasks without a network, too.
+It writes the whole vector through dense layers and class slots, or token by token.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
-from dapt_jax.models import slots
+from dapt_jax.models import segments, slots
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import partition
+from dapt_jax.weights import tokens as tokens_lib
 
 #: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
 Outputs = Callable[[jax.Array, Any], jax.Array]
-Pair = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Settings:
   """What a hypernetwork is made of.
 
   Attributes:
-    width: of shared vector and slots inside.
-    blocks: number of blocks, see `models.slots`.
+    width: inside, of shared vector and slots (`models.slots`) or tokens (`models.segments`).
+    blocks: number of blocks.
     regression: weight of the mean squared error to the member's standardised weights.
     task: weight of the cross-entropy that the written network has on images of the task.
     learning_rate: peak of a cosine schedule over `steps`.
@@ -64,7 +66,10 @@ class Hypernetwork(NamedTuple):
 
 
 def make(
-  settings: Settings, parts: partition.Partition, outputs: Outputs | None = None
+  settings: Settings,
+  parts: partition.Partition,
+  outputs: Outputs | None = None,
+  tokens: tokens_lib.Tokens | None = None,
 ) -> Hypernetwork:
   """Makes a hypernetwork.
 
@@ -72,13 +77,14 @@ def make(
     settings: see `Settings`.
     parts: which of the D standardised weights belong to a class.
     outputs: logits of a network from standardised weights; needed where `task` is not 0.
+    tokens: of the D weights, that a transformer writes one by one; None: slots write them whole.
 
   Raises:
     ValueError: if `task` is set without `outputs`.
   """
   if settings.task and outputs is None:
     raise ValueError(f'task is {settings.task}, but no outputs are given; set task to 0')
-  network = slots.Slots(settings.width, settings.blocks, parts.shared.size, parts.slots.shape[1])
+  network, write = _slots(settings, parts) if tokens is None else _tokens(settings, parts, tokens)
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def init(key: PRNGKey, condition: jax.Array) -> learner.State:
@@ -87,7 +93,7 @@ def make(
     return learner.begin(params, optimizer, of_run)
 
   def predict(params: Params, condition: jax.Array) -> jax.Array:
-    return parts.join(*cast(Pair, network.apply(params, None, condition)))
+    return write(network.apply(params, None, condition))
 
   def cross_entropy(params: Params, told: dict[str, Any]) -> jax.Array:
     assert outputs is not None
@@ -108,3 +114,19 @@ def make(
     return total, {'loss': total, **metrics}
 
   return Hypernetwork(init, learner.make_update(loss, optimizer), predict)
+
+
+def _slots(settings: Settings, parts: partition.Partition) -> tuple[nn.Module, Any]:
+  """(network of class slots, its results as weights f32[B, D])."""
+  shared, per_class = parts.shared.size, parts.slots.shape[1]
+  network = slots.Slots(settings.width, settings.blocks, shared, per_class)
+  return network, lambda written: parts.join(*written)
+
+
+def _tokens(
+  settings: Settings, parts: partition.Partition, tokens: tokens_lib.Tokens
+) -> tuple[nn.Module, Any]:
+  """(transformer from the rows of conditions to tokens, its results as weights f32[B, D])."""
+  owners = tuple(tokens.owners(parts.owners).tolist())
+  network = segments.Segments(tokens.sizes, settings.width, settings.blocks, tokens.chunk, owners)
+  return network, tokens.unpack

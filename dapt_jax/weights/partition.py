@@ -27,6 +27,13 @@ class Partition:
     """G + S C."""
     return self.shared.size + self.slots.size
 
+  @property
+  def owners(self) -> np.ndarray:
+    """i64[size]: the slot that an entry belongs to, -1 for shared ones."""
+    out = np.full(self.size, -1)
+    out[self.slots] = np.arange(len(self.slots))[:, None]
+    return out
+
   def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """f32[..., size] as f32[..., G] and f32[..., S, C]."""
     return x[..., self.shared], x[..., self.slots]

@@ -21,7 +21,8 @@ class Tokens:
   """How the weights of a layout are cut into tokens of one length.
 
   A token holds weights of one output unit, its kernel entries first and then its bias: all of them
-  where they fit, else a part. (Similar to the rows of Schuerholt et al., 2024, "SANE".)
+  where they fit, else a part. (Similar to the rows of Schuerholt et al., 2024, "SANE".) Several
+  units share a token only where `of` is told which weights belong to classes.
 
   Attributes:
     chunk: length of a token.
@@ -40,12 +41,19 @@ class Tokens:
   layers: tuple[str, ...]
 
   @classmethod
-  def of(cls, layout: layout_lib.Layout, chunk: int | None = None) -> Tokens:
+  def of(
+    cls,
+    layout: layout_lib.Layout,
+    chunk: int | None = None,
+    owners: np.ndarray | None = None,
+  ) -> Tokens:
     """Cuts a layout.
 
     Args:
       layout: of the networks.
       chunk: length of a token; None takes the longest row of an output unit, at most 256.
+      owners: i[D], the class that a weight belongs to, -1 for none: units without a class then
+        share tokens, as many whole ones as fit. None: every unit has tokens of its own.
 
     Raises:
       ValueError: for another chunk.
@@ -58,10 +66,13 @@ class Tokens:
     slot, token = np.zeros(layout.size, np.int64), 0
     counts: dict[str, int] = {}
     for name, index in rows:
+      if owners is not None and (owners[index] < 0).all():
+        index = _together(index, max(chunk // index.shape[1], 1))
       column = np.arange(index.shape[1])
       parts = -(-len(column) // chunk)
       first = token + parts * np.arange(len(index))[:, None]
-      slot[index] = (first + column // chunk) * chunk + column % chunk
+      there = index >= 0
+      slot[index[there]] = ((first + column // chunk) * chunk + column % chunk)[there]
       token += parts * len(index)
       counts[name] = counts.get(name, 0) + parts * len(index)
     layer = np.repeat(np.arange(len(counts), dtype=np.int32), [*counts.values()])
@@ -73,12 +84,29 @@ class Tokens:
     """(tokens, chunk)."""
     return len(self.layer), self.chunk
 
+  @property
+  def sizes(self) -> tuple[int, ...]:
+    """Tokens of every layer."""
+    return tuple(np.bincount(self.layer).tolist())
+
   @functools.cached_property
   def source(self) -> np.ndarray:
     """i64[tokens * chunk]: which weight stands there, D for padding."""
     out = np.full(int(np.prod(self.shape)), self.size)
     out[self.slot] = np.arange(self.size)
     return out
+
+  def owners(self, of_weights: np.ndarray) -> np.ndarray:
+    """i64[tokens]: the class that all weights of a token belong to, -1 where there is none.
+
+    Args:
+      of_weights: i[D], of every weight, -1 for none.
+    """
+    padding = (self.source == self.size).reshape(self.shape)
+    found = np.append(of_weights, -1)[self.source].reshape(self.shape)
+    seen = np.ma.array(found, mask=padding)
+    least, most = seen.min(1).filled(-1), seen.max(1).filled(-1)
+    return np.where(least == most, least, -1)
 
   def pack(self, vector: jax.Array) -> jax.Array:
     """[..., D] to [..., tokens, chunk], padded with zeros (False)."""
@@ -88,6 +116,12 @@ class Tokens:
   def unpack(self, tokens: jax.Array) -> jax.Array:
     """The inverse of `pack`; padding is dropped."""
     return tokens.reshape(*tokens.shape[:-2], -1)[..., self.slot]
+
+
+def _together(index: np.ndarray, units: int) -> np.ndarray:
+  """i64[units, values] with so many units a row, -1 where the last row has fewer."""
+  padded = np.pad(index, ((0, -len(index) % units), (0, 0)), constant_values=-1)
+  return padded.reshape(-1, units * index.shape[1])
 
 
 def _rows(layout: layout_lib.Layout) -> Iterator[tuple[str, np.ndarray]]:
