@@ -64,7 +64,7 @@ def large(widths: Sequence[int], count: int, network: str, width: int, chunk: in
   """
   config = generation.default()
   config.data.update({'sources': ('mnist',), 'held_views': (), 'transforms': ('rot0',)})
-  config.data.image_size = 28
+  config.data.image_size, config.compare.parts = 28, ('new_classes',)
   config.model.options = {'widths': tuple(widths)}
   config.autoencoder.update({'network': network, 'width': width})
   if network == 'tokens':
