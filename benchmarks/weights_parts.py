@@ -13,6 +13,7 @@ import optax
 
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
+from dapt_jax.tasks import conditioning
 from dapt_jax.types import Params
 from dapt_jax.weights import autoencoder, batches, generator, members, starts
 from dapt_jax.weights import codec as codec_lib
@@ -98,7 +99,7 @@ def _made(s: Setting) -> tuple[generator.Generator, batches.Data]:
   coder, data = _coder(s)
   params = jax.jit(lambda key: coder.init(key).params)(jax.random.key(0))
   latents = generator.encode(coder, params, data.codes)
-  shape = batches.condition(data.images, s.rows[:1]).shape[1:]
+  shape = conditioning.PIXELS.of(data.images, s.rows[:1]).shape[1:]
   outputs = train_generator.outputs_of(s.task, s.codec)
   made = train_generator.generator_of(s.config, coder, params, latents, shape, outputs)
   return made, data._replace(latents=latents.values)
@@ -127,9 +128,8 @@ def generator_step(s: Setting) -> Call:
   """One update of the generator, its task terms included."""
   made, data = _made(s)
   c = s.config
-  draw = batches.of_generator(
-    *(c.training.batch_size, c.sample.support, c.generator.shown, c.fresh.warped)
-  )
+  told = batches.Told((c.sample.support,), c.generator.shown, c.fresh.warped)
+  draw = batches.of_generator(c.training.batch_size, told)
   return _stepper(made.training.update, draw, made.training.init(jax.random.key(0)), data)
 
 
@@ -141,7 +141,7 @@ def drawer(s: Setting, count: int, method: str, steps: int, guidance: float | No
 
   @jax.jit
   def draw(params: Params, images: jax.Array) -> jax.Array:
-    given, key = batches.condition(images, rows), jax.random.key(1)
+    given, key = conditioning.PIXELS.of(images, rows), jax.random.key(1)
     codes = made.sample(params, given, key, guidance, method=method, num_steps=steps)
     return jax.vmap(lambda code: s.task.flat.ravel(s.codec.decode(code)))(codes)
 
@@ -150,7 +150,7 @@ def drawer(s: Setting, count: int, method: str, steps: int, guidance: float | No
 
 def nearest(s: Setting, count: int) -> Call:
   """The nearest network by conditions, for `count` tasks."""
-  known = np.asarray(batches.condition(s.images, s.rows[:, :, :10]))
+  known = np.asarray(conditioning.PIXELS.of(s.images, s.rows[:, :, :10]))
   return lambda: starts.nearest(s.vectors, known, known[:count])
 
 
@@ -173,7 +173,7 @@ def token_step(s: Setting) -> Call:
   """One update of a diffusion transformer over the tokens of one network."""
   codes = jax.jit(_tokens(s).encode)(jax.tree.map(lambda x: x[:1], s.stack))
   goal = objective.create('v', schedule.create('linear_sqrt', 1000))
-  given = batches.condition(s.images, s.rows[:1, :, :10]).reshape(1, -1)
+  given = conditioning.PIXELS.of(s.images, s.rows[:1, :, :10]).reshape(1, -1)
   init, predict = denoisers.functions(diffusion.DiT(), codes, given)
   training = diffusion.make_training(init, predict, goal, optax.adam(1e-3))
   data = batches.Data(codes, codes, s.rows, s.images)
