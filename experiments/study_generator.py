@@ -67,19 +67,12 @@ def run(
   """
   own = ablations.changed(config, variant)
   generation.check(own)
-  if own.zoo.size > len(found.records):
-    raise ValueError(
-      f'{variant!r} takes {own.zoo.size} networks, but zoo.size is {len(found.records)}; raise it, '
-      'or leave the group out: --groups'
-    )
+  part = first(found, own.zoo.size, variant)
   path = root / 'variants' / studies.directory(variant)
   done = _read(path / 'result.json', own)
   if done is not None:
     return done
   share(own, root, path)
-  part = dataclasses.replace(
-    found, records=found.records[: own.zoo.size], vectors=found.vectors[: own.zoo.size]
-  )
   with _clock(path / 'seconds.json'):
     arrays = train_generator.run(own, task, part, str(path))
     source = compare_starts.Starts(own, task, part, str(path))
@@ -93,6 +86,21 @@ def run(
   }
   writers.write_json(path / 'result.json', result)
   return result
+
+
+def first(found: zoo_lib.Zoo, size: int, variant: str) -> zoo_lib.Zoo:
+  """The first networks of a zoo.
+
+  Raises:
+    ValueError: if there are not so many.
+  """
+  if size > len(found.tasks):
+    raise ValueError(
+      f'{variant!r} takes {size} networks, but zoo.size is {len(found.tasks)}; raise it, or leave '
+      'the group out: --groups'
+    )
+  fields = {name: getattr(found, name)[:size] for name in ('tasks', 'records', 'vectors')}
+  return dataclasses.replace(found, **fields)
 
 
 def _plain(seen: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

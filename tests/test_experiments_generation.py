@@ -252,6 +252,8 @@ def test_a_variant_of_the_study_of_the_generator(ran, tmp_path, monkeypatch, cap
   )
   with pytest.raises(ValueError, match=r'takes 7 networks, but zoo.size is 6'):
     study_generator.run(config, task, found, tmp_path, 'a larger zoo')
+  part = study_generator.first(found, 4, 'a smaller zoo')
+  assert len(part.tasks) == len(part.widths) == len(part.vectors) == 4
   text = study_generator.markdown({'some': {'sets': first, 'again': first}})
   best = np.mean(first['parts']['new_view']['generator']['best'])
   assert text.count(f'{best:.3f}'.lstrip('0') + ' [') >= 2

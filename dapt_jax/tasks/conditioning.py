@@ -10,7 +10,7 @@ parameters, so what is told are the rows already.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Conditioning(NamedTuple):
 
   tell: Callable[[jax.Array, jax.Array | None], jax.Array]
   look: Callable[[jax.Array], jax.Array] | None
-  known: Callable[[jax.Array], jax.Array] | None = None
+  known: Callable[[Any], jax.Array] | None = None
   encoder: Encoder | None = None
 
   def of(self, images: jax.Array, rows: jax.Array, known: jax.Array | None = None) -> jax.Array:
@@ -85,7 +85,7 @@ def make(
   width: int = 64,
   slots: bool = True,
   look: Callable[[jax.Array], jax.Array] | None = pixels,
-  known: Callable[[jax.Array], jax.Array] | None = None,
+  known: Callable[[Any], jax.Array] | None = None,
 ) -> Conditioning:
   """Makes a way from images to a condition.
 
