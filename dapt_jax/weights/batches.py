@@ -58,7 +58,7 @@ def tell(condition: jax.Array, widths: jax.Array | None) -> jax.Array:
   """What is told f32[B, S, ..., C], behind each row the width f32[B, W] wanted, if there is one."""
   if widths is None:
     return condition
-  rows = widths.reshape(len(widths), *[1] * (condition.ndim - 2), -1)
+  rows = jnp.expand_dims(widths, range(1, condition.ndim - 1))
   rows = jnp.broadcast_to(rows, (*condition.shape[:-1], widths.shape[1]))
   return jnp.concatenate([condition, rows], axis=-1)
 
@@ -114,9 +114,8 @@ def of_alignment(batch_size: int, settings: Told) -> Draw:
   def draw(data: Data, key: PRNGKey) -> tuple[jax.Array, None, jax.Array]:
     assert data.latents is not None
     sizes, how = settings.sizes, settings.how
-    of_rows, of_sizes = jax.random.split(key)
-    chosen, rows = resample.support(of_rows, data.rows, batch_size, max(sizes))
-    told = how.tell(how.features(data.images, rows, data.known), _mask(of_sizes, rows, sizes))
+    chosen, rows = resample.support(key, data.rows, batch_size, max(sizes))
+    told = how.tell(how.features(data.images, rows, data.known), _mask(key, rows, sizes))
     return tell(told, _widths(data, chosen)), None, data.latents[chosen]
 
   return draw
@@ -155,15 +154,15 @@ def _of_tasks(
     features = how.look(given)
   else:
     features = how.features(data.images, chosen, data.known)
-  told = how.tell(features, _mask(jax.random.fold_in(of_condition, 1), chosen, sizes))
+  told = how.tell(features, _mask(of_condition, chosen, sizes))
   return {'condition': tell(told, widths), 'images': ask(asked, widths), 'labels': labels}
 
 
 def _mask(key: PRNGKey, rows: jax.Array, sizes: Sequence[int]) -> jax.Array | None:
-  """Which of the images i32[B, classes, k] count, bool[B, 1, k]; None: all."""
+  """Which of the images i32[B, classes, k] that a key drew count, bool[B, 1, k]; None: all."""
   if len(sizes) == 1:
     return None
-  return resample.sizes(key, len(rows), rows.shape[-1], sizes)
+  return resample.sizes(jax.random.fold_in(key, 1), len(rows), rows.shape[-1], sizes)
 
 
 def _check(settings: Told) -> None:
