@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-families study-families-pruned study-efficientnet study-modes study-random clean
+.PHONY: help setup demo test lint fetch study-fashion study-mnist study-widths study-families study-families-pruned study-efficientnet study-modes study-ablations study-random clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
@@ -60,6 +60,9 @@ study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> 
 
 study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task
 	$(PY) -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes
+
+study-ablations: setup  ## what the generator owes to its parts: encoders, images, zoo, losses, solvers (an hour)
+	$(PY) -m experiments.study_generator --config=configs/ablations.py --workdir=runs/ablations
 
 study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
 	RANDOM_NETWORKS=300 $(PY) -m pytest tests/test_graph_random.py

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dapt_jax.tasks import conditioning
 from dapt_jax.types import Params
 from dapt_jax.weights import autoencoder, batches, generator, members, starts
 from dapt_jax.weights import codec as codec_lib
@@ -108,7 +109,7 @@ def _made(s: Setting) -> tuple[generator.Generator, batches.Data]:
   coder, data = _coder(s)
   params = jax.jit(lambda key: coder.init(key).params)(jax.random.key(0))
   latents = generator.encode(coder, params, data.codes)
-  shape = batches.condition(data.images, s.rows[:1]).shape[1:]
+  shape = conditioning.PIXELS.of(data.images, s.rows[:1]).shape[1:]
   outputs = train_generator.outputs_of(s.task, s.codec)
   made = train_generator.generator_of(s.config, coder, params, latents, shape, outputs)
   return made, data._replace(latents=latents.values)
@@ -137,9 +138,8 @@ def generator_step(s: Setting) -> Call:
   """One update of the generator, its task terms included."""
   made, data = _made(s)
   c = s.config
-  draw = batches.of_generator(
-    *(c.training.batch_size, c.sample.support, c.generator.shown, c.fresh.warped)
-  )
+  told = batches.Told((c.sample.support,), c.generator.shown, c.fresh.warped)
+  draw = batches.of_generator(c.training.batch_size, told)
   return _stepper(made.training.update, draw, made.training.init(jax.random.key(0)), data)
 
 
@@ -151,7 +151,7 @@ def drawer(s: Setting, count: int, method: str, steps: int, guidance: float | No
 
   @jax.jit
   def draw(params: Params, images: jax.Array) -> jax.Array:
-    given, key = batches.condition(images, rows), jax.random.key(1)
+    given, key = conditioning.PIXELS.of(images, rows), jax.random.key(1)
     codes = made.sample(params, given, key, guidance, method=method, num_steps=steps)
     return jax.vmap(lambda code: s.task.flat.ravel(s.codec.decode(code)))(codes)
 
@@ -160,7 +160,7 @@ def drawer(s: Setting, count: int, method: str, steps: int, guidance: float | No
 
 def nearest(s: Setting, count: int) -> Call:
   """The nearest network by conditions, for `count` tasks."""
-  known = np.asarray(batches.condition(s.images, s.rows[:, :, :10]))
+  known = np.asarray(conditioning.PIXELS.of(s.images, s.rows[:, :, :10]))
   return lambda: starts.nearest(s.vectors, known, known[:count])
 
 

@@ -23,7 +23,6 @@ from dapt_jax import files
 from dapt_jax.training import seeds, writers
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import (
-  batches,
   codec,
   first_weights,
   generator,
@@ -35,19 +34,16 @@ from dapt_jax.weights import (
 from dapt_jax.weights import zoo as zoo_lib
 from experiments import (
   build_zoo,
+  conditioning,
   flags,
   generation,
   train_baselines,
   train_generator,
-  zoo_modes,
   zoo_task,
 )
 
 #: Noise on the nearest network, in standard deviations of every weight over the zoo.
 _NOISE = 0.3
-#: Tasks whose conditions are made at a time.
-_PART = 256
-
 
 #: How tables call what is trained for all tasks.
 NAMES = {
@@ -75,7 +71,8 @@ class Starts:
     self.codec = codec.Codec.load(root / 'codec')
     self.arrays = trained.Arrays.load(root / 'generator')
     zoo_task.require_architecture(task, self.arrays.settings.get('architecture'), root)
-    self.arrays.require(config, generation.FREE)
+    self.arrays.require(config, generation.free(config), generation.ADDED)
+    self.reader = conditioning.Reader(config, task, self.arrays.features, workdir)
     self.rows = zoo_task.training_rows(config, task, found)[alike]
     outputs = train_generator.outputs_of(task, self.codec)
     parts = train_generator.parts_of(task, self.codec)
@@ -83,30 +80,31 @@ class Starts:
     none = jnp.zeros((0, coder.size))
     middle, spread = jnp.asarray(self.arrays.latent_mean), jnp.asarray(self.arrays.latent_std)
     latents = generator.Latents(none, middle, spread)
-    shape = self.conditions(self.rows[:1]).shape[1:]
+    shape, encoder = self.conditions(self.rows[:1]).shape[1:], self.reader.how.encoder
     self.generator = train_generator.generator_of(
-      config, coder, self.arrays.coder, latents, shape, outputs
+      config, coder, self.arrays.coder, latents, shape, outputs, encoder
     )
     self.hypernetworks = {
-      v: train_generator.hypernetwork_of(config, v, self.codec, parts, outputs)
+      v: train_generator.hypernetwork_of(config, v, self.codec, parts, outputs, encoder)
       for v in config.hypernetwork.variants
     }
 
   @functools.cached_property
   def stored(self) -> np.ndarray:
-    """f32[N, classes, C], conditions of the tasks of the zoo."""
-    return np.asarray(self.conditions(self.rows))
+    """f32[N, classes, C], moments of the tasks of the zoo, see `moments`."""
+    return np.asarray(self.moments(self.rows))
+
+  def moments(self, rows: np.ndarray) -> jax.Array:
+    """f32[T, classes, C], what tasks are compared by, whatever the generator is told."""
+    return self.reader.moments(rows[:, :, : self.config.sample.support], self.width)
 
   def conditions(self, rows: np.ndarray) -> jax.Array:
-    """f32[T, classes, C], of the first `sample.support` images of every class."""
+    """f32[T, classes, ...], of the first `sample.support` images of every class."""
     return self.condition(self.images, rows[:, :, : self.config.sample.support])
 
   def condition(self, images: jax.Array, rows: np.ndarray) -> jax.Array:
-    """f32[T, classes, C], of other images, i32[T, classes, k] being their rows."""
-    # In parts: all images of a zoo's conditions at once would be gigabytes.
-    parts = np.array_split(rows, -(-len(rows) // _PART))
-    given = jnp.concatenate([batches.condition(images, jnp.asarray(part)) for part in parts])
-    return batches.tell(given, zoo_modes.told(self.task, np.full(len(rows), self.width)))
+    """f32[T, classes, ...], of other images, i32[T, classes, k] being their rows; any k."""
+    return self.reader.told(images, rows, self.width)
 
   def sampled(
     self, conditions: jax.Array, count: int, guidance: float | None, name: str
@@ -163,17 +161,15 @@ class Starts:
     """{method: its candidates f32[T, k, size]}, made when called."""
     config, task, vectors = self.config, self.task, self.vectors
     count, k = len(held.tasks), config.sample.candidates
-    given = self.conditions(held.support)
+    given, place = self.conditions(held.support), np.asarray(self.moments(held.support))
     key = lambda name: seeds.key(config.seed, f'{held.part} {name}')
     first = first_weights.shared(task.flat, task.widths, config.seed, config.zoo.starts, self.width)
     return {
       'random': lambda: self.random(count, k, key('random')),
       'shared first weights': lambda: jnp.broadcast_to(first, (count, *first.shape)),
       'zoo mean': lambda: starts.mean(vectors, count),
-      'nearest': lambda: starts.nearest(vectors, self.stored, np.asarray(given), k),
-      'nearest + noise': lambda: starts.noisy(
-        vectors, self.stored, np.asarray(given), k, _NOISE, key('noise')
-      ),
+      'nearest': lambda: starts.nearest(vectors, self.stored, place, k),
+      'nearest + noise': lambda: starts.noisy(vectors, self.stored, place, k, _NOISE, key('noise')),
       'best of the zoo': lambda: starts.best_of_zoo(task.flat, vectors, self.images, held.support),
       **{
         f'hypernetwork, {v}': functools.partial(self.written, v, given) for v in self.hypernetworks

@@ -70,7 +70,7 @@ def clear(workdir: str) -> None:
     WorkdirError: a job is using it.
   """
   root = _root(workdir)
-  flags.clear(root / name for name in ('autoencoder', 'diffusion'))
+  flags.clear(root / name for name in ('autoencoder', 'alignment', 'diffusion'))
   flags.clear(root.glob('hypernetwork-*'))
   shutil.rmtree(root, ignore_errors=True)
 

@@ -29,6 +29,7 @@ def check(config: Any) -> None:
   """Raises ConfigError listing everything that is wrong with a configuration."""
   config_lib.check(config, SCHEMA)
   _check_compare(config)
+  _check_condition(config)
   for view in config.data.held_views:
     source, _, transform = view.rpartition('/')
     if source not in config.data.sources or transform not in (*config.data.transforms, '*'):
@@ -69,6 +70,45 @@ def check(config: Any) -> None:
     )
 
 
+def is_default(config: Any, section: str) -> bool:
+  """Whether a section holds what `default` has there."""
+  return config[section].to_dict() == _SECTIONS[section]
+
+
+def free(config: Any) -> tuple[str, ...]:
+  """Fields in which a configuration may differ from the one that its generator was trained with."""
+  return (*FREE, 'sample.support') if config.condition.images else FREE
+
+
+def _check_condition(config: Any) -> None:
+  c = config.condition
+  if c.align != 'none' and c.encoder != 'set_transformer':
+    raise config_lib.ConfigError(
+      f'condition.align is {c.align!r}, but {c.encoder!r} has no parameters to align; set it to '
+      "'none', or take condition.encoder 'set_transformer'"
+    )
+  if c.width % 2:
+    raise config_lib.ConfigError(
+      f'condition.width is {c.width}; the set transformer has two heads, so it must be even'
+    )
+  if max(c.images, default=0) > config.zoo.per_class:
+    raise config_lib.ConfigError(
+      f'condition.images is {tuple(c.images)}, but networks of the zoo have only zoo.per_class='
+      f'{config.zoo.per_class} images to draw conditions from; lower one, raise the other'
+    )
+  if c.features == 'efficientnet_lite0' and config.fresh.tasks and config.fresh.warped:
+    raise config_lib.ConfigError(
+      f"condition.features 'efficientnet_lite0' are computed once for stored images, but "
+      f'fresh.warped={config.fresh.warped} distorts images in every batch; set fresh.warped to 0, '
+      "or take 'pixels' or 'network'"
+    )
+  if c.features == 'network' and config.model.architecture is not None:
+    raise config_lib.ConfigError(
+      "condition.features 'network' are those of the zoo's network, but what model.architecture "
+      "leaves of it gives logits only; take 'pixels'"
+    )
+
+
 def _check_compare(config: Any) -> None:
   """The comparison comes last: what it would refuse is refused before the trainings."""
   steps = list(config.compare.steps)
@@ -95,7 +135,7 @@ def _check_compare(config: Any) -> None:
       )
 
 
-#: Fields in which a configuration may differ from the one that a generator was trained with.
+#: What `free` always allows.
 FREE = (
   *('title', 'devices', 'tensorboard', 'data.data_dir', 'data.origin', 'training.checkpoint_every'),
   *('model.architecture', 'autoencoder.gate', 'compare'),  # an architecture has a fingerprint
@@ -165,6 +205,15 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'learning_rate': 1e-3,
     'steps': 6000,
   },
+  'condition': {
+    'encoder': 'moments',
+    'features': 'pixels',
+    'slots': True,
+    'images': (),
+    'width': 64,
+    'align': 'none',
+    'align_steps': 1000,
+  },
   'fresh': {'tasks': 20000, 'mixed': 0.5, 'warped': 0.7},
   'hypernetwork': {
     'network': 'slots',
@@ -194,3 +243,6 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     'trained': 4,
   },
 }
+
+#: Sections that generators of an earlier version do not know: they were trained with the defaults.
+ADDED = {'condition': _SECTIONS['condition']}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dapt_jax.diffusion import objective, sampler, schedule
 from dapt_jax.models import model as model_lib
+from dapt_jax.tasks import alignment, conditioning, features
 from dapt_jax.tasks import task as task_lib
 from dapt_jax.training import config as config_lib
 from dapt_jax.weights import codec, first_weights, generator, meta
@@ -97,6 +98,25 @@ SCHEMA: config_lib.Schema = {
   'generator.ema_decay': Rule(float, min=0, below=1),
   'generator.learning_rate': Rule(float, above=0),
   'generator.steps': _count,
+  'condition.encoder': Rule(
+    str, choices=conditioning.ENCODERS, help='of the images of a task; the second is trained along'
+  ),
+  'condition.features': Rule(
+    str, choices=features.NAMES, help="of images; 'network': a body trained on the zoo's images"
+  ),
+  'condition.slots': Rule(bool, help='False: all classes are told alike, the ablation'),
+  'condition.images': Rule(
+    tuple,
+    items=_count,
+    help='images a class in training, one number drawn for every task; (): sample.support',
+  ),
+  'condition.width': Rule(int, min=2, help='of the set transformer'),
+  'condition.align': Rule(
+    str,
+    choices=('none', *alignment.LOSSES),
+    help='stage before the generator, of the set transformer',
+  ),
+  'condition.align_steps': _count,
   'fresh.tasks': Rule(
     int, min=0, help="tasks of the zoo's part that no network is trained on, for the task terms"
   ),
@@ -109,7 +129,6 @@ SCHEMA: config_lib.Schema = {
   'hypernetwork.blocks': _count,
   'hypernetwork.variants': Rule(
     tuple,
-    min=1,
     items=Rule(str, choices=tuple(HYPERNETWORKS)),
     help='what they are trained on: weights of the zoo, images of its tasks, or both',
   ),

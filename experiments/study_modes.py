@@ -17,10 +17,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-import numpy as np
 
-from dapt_jax.weights import bootstrap
-from experiments import build_zoo, compare_starts, flags, generation, train_generator, zoo_task
+from experiments import (
+  build_zoo,
+  compare_starts,
+  flags,
+  generation,
+  studies,
+  train_generator,
+  zoo_task,
+)
 
 #: {zoo: what changes in the configuration}
 MODES: dict[str, dict[str, Any]] = {
@@ -40,9 +46,6 @@ MODES: dict[str, dict[str, Any]] = {
 _LOSSES = {'weights': 'hypernetwork, regression', 'images': 'hypernetwork, both'}
 _DRAWN = ('generator, no guidance', 'generator')
 
-#: {part: {method: arrays of `compare_starts.judge`}}
-Results = dict[str, dict[str, Any]]
-
 
 def changed(config: Any, mode: str, loss: str = 'images') -> ml_collections.ConfigDict:
   """The configuration of one zoo.
@@ -57,21 +60,20 @@ def changed(config: Any, mode: str, loss: str = 'images') -> ml_collections.Conf
   """
   if mode not in MODES:
     raise ValueError(f'{mode!r} is no zoo of the study; choose one of {list(MODES)}')
-  out = ml_collections.ConfigDict(config.to_dict())
-  out.update_from_flattened_dict(MODES[mode])
+  out = studies.changed(config, MODES[mode])
   if loss == 'weights':
     out.generator.task = 0.0
   return out
 
 
-def run(config: Any, root: pathlib.Path, mode: str) -> list[tuple[str, Results, float]]:
+def run(config: Any, root: pathlib.Path, mode: str) -> list[tuple[str, studies.Results, float]]:
   """[(row of the table, results, share that the gate found)] of one zoo, a row for every width."""
-  rows: dict[int, Results] = {}
+  rows: dict[int, studies.Results] = {}
   for loss, hypernetwork in _LOSSES.items():
     own = changed(config, mode, loss)
-    path = root / f'{mode} - {loss}'.replace(', ', '-').replace(' ', '_')
+    path = root / studies.directory(f'{mode} - {loss}')
     if loss != 'weights' and not path.exists():  # the same zoo and autoencoder
-      first = root / f'{mode} - weights'.replace(', ', '-').replace(' ', '_')
+      first = root / studies.directory(f'{mode} - weights')
       shutil.copytree(first, path, ignore=shutil.ignore_patterns('diffusion', 'starts*'))
     task = zoo_task.load(own)
     found = build_zoo.run(own, task, str(path))
@@ -80,7 +82,7 @@ def run(config: Any, root: pathlib.Path, mode: str) -> list[tuple[str, Results, 
     for width in range(len(task.widths)):
       own.sample.width = width
       source = compare_starts.Starts(own, task, found, str(path))
-      seen = _judged(source, (hypernetwork, *_DRAWN))
+      seen = studies.judged(source, (hypernetwork, *_DRAWN))
       if not width:
         compare_starts.save(seen, own, str(path))
       for part, methods in seen.items():
@@ -89,17 +91,7 @@ def run(config: Any, root: pathlib.Path, mode: str) -> list[tuple[str, Results, 
   return [(name(width), results, gate) for width, results in rows.items()]
 
 
-def _judged(source: compare_starts.Starts, names: tuple[str, ...]) -> Results:
-  config, out = source.config, {}
-  for part in config.compare.parts:
-    held = zoo_task.held(config, source.task, part)
-    methods = source.methods(held)
-    judge = compare_starts.judge
-    out[part] = {name: judge(config, source.task, held, methods[name]()) for name in names}
-  return out
-
-
-def markdown(rows: list[tuple[str, Results, float]]) -> str:
+def markdown(rows: list[tuple[str, studies.Results, float]]) -> str:
   """A table for every part: one draw / best on support / ensemble, and what that is worth."""
   titles = [f'{name}, {loss}' for loss in _LOSSES for name in ('regressed', *_DRAWN)]
   lines = []
@@ -119,20 +111,9 @@ def markdown(rows: list[tuple[str, Results, float]]) -> str:
 def _cells(methods: Mapping[str, Any], hypernetwork: str) -> list[str]:
   """The hypernetwork's cell, then those of everything drawn, each entry with its sign."""
   plain = methods[hypernetwork]['best']
-  cells = [_figure(plain.mean())]
-  for name in _DRAWN:
-    seen = methods[name]
-    parts = []
-    for values in (seen['all'].mean(1), seen['best'], seen['ensemble']):
-      table = {'drawn': np.asarray(values), 'reference': np.asarray(plain)}
-      sign = bootstrap.compare(table, 'reference')[0]['verdict']
-      parts.append(_figure(values.mean()) + {'win': ' (+)', 'loss': ' (-)'}.get(str(sign), ''))
-    cells.append(' / '.join(parts))
-  return cells
-
-
-def _figure(value: float) -> str:
-  return f'{value:.3f}'.lstrip('0')
+  drawn = [studies.accuracies(methods[name]).values() for name in _DRAWN]
+  cells = [' / '.join(studies.entry(values, plain) for values in three) for three in drawn]
+  return [studies.figure(plain.mean()), *cells]
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:

@@ -24,7 +24,7 @@ from dapt_jax.training import seeds
 from dapt_jax.types import Params
 from dapt_jax.weights import joint, meta
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, train_generator, zoo_task
+from experiments import build_zoo, fitting, flags, generation, zoo_task
 
 _STATISTICS = 2000  # images that statistics of BatchNorm are taken from
 
@@ -37,7 +37,7 @@ def learn(config: Any, task: zoo_task.ZooTask, method: str, rows: np.ndarray, pa
   settings = meta.Settings(method, inner, c.learning_rate, c.steps)
   made = meta.make(settings, task.flat, meta.head(task.model))
   key = seeds.key(config.seed, method)
-  return train_generator.fit(
+  return fitting.fit(
     *(config, path, method, made.update),
     made.init(zoo_task.first_weights(config, task), key),
     meta.episodes(inner.group, config.sample.support),
@@ -53,9 +53,7 @@ def body(config: Any, task: zoo_task.ZooTask, data: joint.Labelled, path: Any) -
   wide = zoo_task.with_outputs(config, task, settings.views * settings.classes)
   made, drawn = joint.make(settings, wide), joint.draw(c.batch_size, config.fresh.warped)
   start = made.init(seeds.key(config.seed, 'joint'))
-  variables = train_generator.fit(
-    config, path, 'joint', made.update, start, drawn, data, c.steps
-  ).params
+  variables = fitting.fit(config, path, 'joint', made.update, start, drawn, data, c.steps).params
   some = data.images[data.rows[:: max(len(data.rows) // _STATISTICS, 1)]]
   variables = recalibration.recalibrate(wide.apply_train, variables, some)
   found = joint.with_zeros(variables, config.data.num_classes)
@@ -77,21 +75,39 @@ def class_means(
   return jnp.stack([one(rows) for rows in jnp.asarray(support)])[:, None]
 
 
+def joint_body(
+  config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, rows: np.ndarray, workdir: str
+) -> jax.Array:
+  """The joint body f32[size] of width `sample.width`, trained if it is not yet.
+
+  Args:
+    config: of the apps.
+    task: images and models.
+    found: the zoo.
+    rows: i32[N, classes, K], training images of its tasks.
+    workdir: of the apps.
+  """
+  data = joint.labelled(found.tasks, rows, task.images)
+  return body(config, task, data, _path(config, 'joint', workdir))
+
+
 def run(
   config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str
 ) -> dict[str, jax.Array]:
   """Trains what is not trained yet; {method: first weights f32[size]}."""
   rows = zoo_task.training_rows(config, task, found)
-  data = joint.labelled(found.tasks, rows, task.images)
   out = {}
   for method in config.compare.baselines:
-    width = f'-{config.sample.width}' if config.sample.width else ''
-    path = pathlib.Path(workdir) / f'baseline-{method}{width}'
     if method == 'joint':
-      out[method] = body(config, task, data, path)
+      out[method] = joint_body(config, task, found, rows, workdir)
     else:
-      out[method] = learn(config, task, method, rows, path)
+      out[method] = learn(config, task, method, rows, _path(config, method, workdir))
   return out
+
+
+def _path(config: Any, method: str, workdir: str) -> pathlib.Path:
+  width = f'-{config.sample.width}' if config.sample.width else ''
+  return pathlib.Path(workdir) / f'baseline-{method}{width}'
 
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:

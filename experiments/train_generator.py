@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dapt_jax.training import loop, repeated, seeds
-from dapt_jax.training import workdir as workdir_lib
+from dapt_jax.tasks import conditioning as conditioning_lib
+from dapt_jax.training import seeds
 from dapt_jax.types import Params
 from dapt_jax.weights import (
   autoencoder,
@@ -34,7 +34,16 @@ from dapt_jax.weights import (
   trained,
 )
 from dapt_jax.weights import zoo as zoo_lib
-from experiments import build_zoo, flags, generation, generation_schema, zoo_modes, zoo_task
+from experiments import (
+  build_zoo,
+  conditioning,
+  fitting,
+  flags,
+  generation,
+  generation_schema,
+  zoo_modes,
+  zoo_task,
+)
 
 
 def parts_of(task: zoo_task.ZooTask, coding: codec.Codec) -> partition.Partition:
@@ -67,13 +76,14 @@ def generator_of(
   latents: generator.Latents,
   condition_shape: tuple[int, ...],
   outputs: generator.Outputs,
+  encoder: conditioning_lib.Encoder | None = None,
 ) -> generator.Generator:
   """The generator of a configuration."""
   fields = {f.name: config.generator[f.name] for f in dataclasses.fields(generator.Settings)}
   if not config.fresh.tasks:
     fields['fresh'] = 0.0
   settings = generator.Settings(**fields)
-  return generator.make(settings, coder, coder_params, latents, condition_shape, outputs)
+  return generator.make(settings, coder, coder_params, latents, condition_shape, outputs, encoder)
 
 
 def hypernetwork_of(
@@ -82,6 +92,7 @@ def hypernetwork_of(
   coding: codec.Codec,
   parts: partition.Partition,
   outputs: generator.Outputs,
+  encoder: conditioning_lib.Encoder | None = None,
 ) -> hypernetwork.Hypernetwork:
   """One of the hypernetworks of a configuration."""
   c, (regression, task) = config.hypernetwork, generation_schema.HYPERNETWORKS[variant]
@@ -89,7 +100,7 @@ def hypernetwork_of(
     c.width, c.blocks, regression, task, learning_rate=c.learning_rate, steps=c.steps
   )
   cut = tokens_of(config, coding, parts) if c.network == 'tokens' else None
-  return hypernetwork.make(settings, parts, outputs, cut)
+  return hypernetwork.make(settings, parts, outputs, cut, encoder)
 
 
 def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs:
@@ -109,39 +120,6 @@ def outputs_of(task: zoo_task.ZooTask, coding: codec.Codec) -> generator.Outputs
     return task.model.apply(variables, images)
 
   return outputs
-
-
-def fit(
-  config: Any,
-  path: pathlib.Path,
-  kind: str,
-  update: Callable[..., Any],
-  state: Any,
-  draw: Callable[..., Any],
-  data: Any,
-  steps: int,
-) -> Any:
-  """Runs one training in a directory of its own; goes on where an earlier call was stopped."""
-  t = config.training
-  sections = ('seed', 'data', 'model', 'zoo', 'autoencoder', 'training', kind)
-  described = {name: config[name] for name in sections}
-  if kind != 'autoencoder':  # which sees no conditions
-    described |= {'fresh': config.fresh, 'support': config.sample.support}
-  run = jax.jit(repeated.repeated(update, draw, t.repeat), donate_argnums=0)
-  with workdir_lib.open_workdir(path, described, kind=kind) as opened:
-    done = loop.run(
-      run,
-      state,
-      lambda _: data,
-      num_steps=max(steps // t.repeat, 1),
-      workdir=opened,
-      checkpoint_every=t.checkpoint_every,
-      keep=1,
-      log_every=max(t.checkpoint_every // 4, 1),
-      shown=('loss', 'error', 'penalty'),
-      name=kind,
-    )
-  return done.state
 
 
 def check_gate(
@@ -200,16 +178,16 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   coding = zoo_modes.fit_codec(config, task, found)
   coding.save(root / 'codec')
   outputs = outputs_of(task, coding)
-  rows = jnp.asarray(zoo_task.training_rows(config, task, found))
+  rows = zoo_task.training_rows(config, task, found)
   codes = zoo_modes.encode(task, coding, found)
   widths = zoo_modes.told(task, found.widths)
-  data = batches.Data(codes, None, rows, task.images, widths=widths)
+  data = batches.Data(codes, None, jnp.asarray(rows), task.images, widths=widths)
   parts, t = parts_of(task, coding), config.training.batch_size
 
   coder = coder_of(config, coding, parts, outputs)
   probes = config.autoencoder.probes if config.autoencoder.probe else 0
   first = coder.init(seeds.key(config.seed, 'autoencoder'))
-  coded = fit(
+  coded = fitting.fit(
     *(config, root / 'autoencoder', 'autoencoder', coder.update, first),
     *(batches.of_autoencoder(t, probes), data, config.autoencoder.steps),
   )
@@ -217,25 +195,34 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
   gate = check_gate(config, task, found, workdir, coding, rebuild)
 
   latents = generator.encode(coder, coded.params, codes)
+  learned = conditioning.learn(config, task, found, rows, workdir)
+  how = conditioning.make(config, task, learned, workdir)
   fresh = zoo_task.fresh_rows(config, task)
-  data = data._replace(latents=latents.values, fresh=None if fresh is None else jnp.asarray(fresh))
-  shown = config.sample.support, config.generator.shown, config.fresh.warped
-  given = batches.condition(data.images, rows[:1, :, : config.sample.support])
+  data = data._replace(
+    latents=latents.values,
+    fresh=None if fresh is None else jnp.asarray(fresh),
+    known=how.known(task.bank.images) if how.known else None,
+  )
+  sizes = conditioning.sizes(config)
+  given = how.of(data.images, data.rows[:1, :, : max(sizes)], data.known)
   given = batches.tell(given, None if widths is None else widths[:1])
-  made = generator_of(config, coder, coded.params, latents, given.shape[1:], outputs)
+  how = conditioning.aligned(config, how, data, given, workdir)
+  warped = config.fresh.warped if config.fresh.tasks else 0.0
+  shown = batches.Told(sizes, config.generator.shown, warped, how)
+  made = generator_of(config, coder, coded.params, latents, given.shape[1:], outputs, how.encoder)
   start = made.training.init(seeds.key(config.seed, 'generator'))
-  drawn = fit(
+  drawn = fitting.fit(
     *(config, root / 'diffusion', 'generator', made.training.update, start),
-    *(batches.of_generator(t, *shown), data, config.generator.steps),
+    *(batches.of_generator(t, shown), data, config.generator.steps),
   )
 
   written = {}
   for variant in config.hypernetwork.variants:
-    network = hypernetwork_of(config, variant, coding, parts, outputs)
+    network = hypernetwork_of(config, variant, coding, parts, outputs, how.encoder)
     begin = network.init(seeds.key(config.seed, 'hypernetwork'), given)
-    written[variant] = fit(
+    written[variant] = fitting.fit(
       *(config, root / f'hypernetwork-{variant}', 'hypernetwork', network.update, begin),
-      *(batches.of_hypernetwork(t, *shown), data, config.hypernetwork.steps),
+      *(batches.of_hypernetwork(t, shown), data, config.hypernetwork.steps),
     ).params
   arrays = trained.Arrays(
     settings={'config': config.to_dict(), 'gate': gate, 'architecture': task.architecture},
@@ -244,6 +231,7 @@ def run(config: Any, task: zoo_task.ZooTask, found: zoo_lib.Zoo, workdir: str) -
     latent_std=np.asarray(latents.std),
     generator=drawn.ema,
     hypernetwork=written,
+    features=learned,
   )
   arrays.save(root / 'generator')
   return arrays
@@ -253,7 +241,8 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Trains a generator."""
   if overwrite:
     root = pathlib.Path(workdir)
-    flags.clear([root / 'autoencoder', root / 'diffusion', *root.glob('hypernetwork-*')])
+    names = ('autoencoder', 'alignment', 'diffusion')
+    flags.clear([*(root / name for name in names), *root.glob('hypernetwork-*')])
   task = zoo_task.load(config)
   found = build_zoo.run(config, task, workdir)
   arrays = run(config, task, found, workdir)

@@ -10,8 +10,9 @@ import sys
 import experiments_tiny
 import pytest
 
+from configs import ablations as ablations_config
 from dapt_jax.training import config as config_lib
-from experiments import generation, schema
+from experiments import ablations, generation, schema
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = ROOT / 'tests' / 'experiments_tiny.py'
@@ -105,6 +106,10 @@ def test_configurations_of_generators_are_checked():
     'zoo.starts': (0, 'zoo.starts = 0'),
     'sample.width': (1, 'model.narrower has 0'),
     'generator.objective': ('x0', 'epsilon'),
+    'condition.align': ('info_nce', "'moments' has no parameters to align"),
+    'condition.images': ((5, 41), 'zoo.per_class=40'),
+    'condition.width': (31, 'must be even'),
+    'condition.features': ('efficientnet_lite0', 'fresh.warped=0.7 distorts'),
   }
   for field, (value, words) in bad.items():
     c = generation.default()
@@ -112,6 +117,23 @@ def test_configurations_of_generators_are_checked():
     c[section][name] = value
     with pytest.raises(config_lib.ConfigError, match=words):
       generation.check(c)
+
+
+def test_variants_of_the_study_of_the_generator():
+  names = [name for group in ablations.GROUPS.values() for name in group]
+  assert len(set(names)) == len(names) > 20
+  for name in names:
+    generation.check(ablations_config.get_config(name))
+  assert ablations_config.get_config('flow matching').generator.objective == 'flow'
+  with pytest.raises(ValueError, match=r"'more' is no variant.*'flow matching'"):
+    ablations_config.get_config('more')
+  c = generation.default()
+  c.condition.features, c.model.architecture = 'network', 'architecture.json'
+  with pytest.raises(config_lib.ConfigError, match='gives logits only'):
+    generation.check(c)
+  # What only sampling reads may change; how many images are shown if training says it apart.
+  assert 'sample.support' not in generation.free(c)
+  assert 'sample.support' in generation.free(ablations_config.get_config())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From a zoo to a table of first weights, as small as it goes."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ from dapt_jax.training import config as config_lib
 from dapt_jax.training import writers
 from dapt_jax.weights import codec, members, trained, zoo
 from experiments import (
+  ablations,
   build_zoo,
   check_generator,
   checks_table,
@@ -28,6 +30,7 @@ from experiments import (
   generation,
   sample_weights,
   starts_table,
+  study_generator,
   study_modes,
   train_baselines,
   train_generator,
@@ -231,6 +234,61 @@ def test_the_study_of_several_modes(ran):
   best = results['new_view']['random']['best'].mean()
   text = study_modes.markdown([('some', both, 0.5)])
   assert f'| some | 50% | {best:.3f}'.replace(' 0.', ' .') in text
+
+
+def test_a_variant_of_the_study_of_the_generator(ran, tmp_path, monkeypatch, capsys):
+  config, task, found, path, _, _ = ran
+  changes = {
+    **{'encoder': 'set_transformer', 'features': 'network', 'images': (1, 5), 'width': 8},
+    **{'align': 'soft_target', 'align_steps': 4},
+  }
+  changes = {f'condition.{name}': value for name, value in changes.items()}
+  group = {'sets': changes, 'a larger zoo': {'zoo.size': 7}}
+  monkeypatch.setitem(ablations.GROUPS, 'some', group)
+  own = ablations.changed(config, 'sets')
+  place = tmp_path / 'variants' / 'sets'
+  study_generator.share(own, tmp_path, place)
+  for name in ('autoencoder', 'baseline-joint', 'held-new_classes', 'held-new_view'):
+    shutil.copytree(path / name, place / name, dirs_exist_ok=True)
+  first = study_generator.run(config, task, found, tmp_path, 'sets')
+  trained_now = capsys.readouterr().err
+  assert 'condition' in trained_now and 'autoencoder' not in trained_now
+  assert first['seconds'] > 0 and first['gate']['new_view'] > 0
+  # It is not repeated, and no larger zoo is made up.
+  monkeypatch.setattr(train_generator, 'run', lambda *_: pytest.fail('repeated'))
+  assert study_generator.run(config, task, found, tmp_path, 'sets') == json.loads(
+    json.dumps(writers.jsonable(first))
+  )
+  with pytest.raises(ValueError, match=r'takes 7 networks, but zoo.size is 6'):
+    study_generator.run(config, task, found, tmp_path, 'a larger zoo')
+  part = study_generator.first(found, 4, 'a smaller zoo')
+  assert len(part.tasks) == len(part.widths) == len(part.vectors) == 4
+  text = study_generator.markdown({'some': {'sets': first, 'again': first}})
+  best = np.mean(first['parts']['new_view']['generator']['best'])
+  assert text.count(f'{best:.3f}'.lstrip('0') + ' [') >= 2
+  assert '| again: hypernetwork, task |' in text and '(+)' not in text.partition('Means')[0]
+  # The encoder is in the file, and is told any number of images, of the bank and others.
+  own.sample.support = 3
+  source = compare_starts.Starts(own, task, found, str(place))
+  held = zoo_task.held(own, task, 'new_view')
+  given = source.conditions(held.support)
+  assert given.shape == (4, 3, 3, 1 + 6 + 2)
+  other = source.condition(jnp.copy(task.images), held.support[:, :, :1])
+  np.testing.assert_allclose(other, given[:, :, :1], atol=1e-4)
+  codes = source.draw(given, jax.random.key(0), 2.0)
+  assert codes.shape == (4, task.flat.size) and np.abs(codes[0] - codes[1]).max() > 1e-4
+
+
+def test_a_generator_from_before_conditions_could_be_chosen(ran):
+  config, _, _, _, arrays, _ = ran
+  settings = {**arrays.settings, 'config': config.to_dict()}
+  del settings['config']['condition']
+  old = dataclasses.replace(arrays, settings=settings)
+  old.require(config, generation.free(config), generation.ADDED)
+  other = tiny()
+  other.condition.slots = False
+  with pytest.raises(ValueError, match=r'condition\.slots: True, not False'):
+    old.require(other, generation.free(other), generation.ADDED)
 
 
 def test_tables_of_several_seeds(ran, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import weights_toys
 
-from dapt_jax.tasks import conditions, resample, set_encoder
+from dapt_jax.tasks import conditioning, conditions, resample, set_encoder
 
 B, CLASSES, K, F = 2, 3, 5, 4
 SHAPE = (CLASSES, K, F)
@@ -162,3 +162,43 @@ def test_numbers_of_shots():
   for bad in ((), (0, 2), (6,)):
     with pytest.raises(ValueError, match='from 1 to k=5'):
       resample.sizes(jax.random.key(0), 4, 5, bad)
+
+
+def _rows(how, features, mask=None):
+  """The rows of the condition, by parameters of one key."""
+  told = how.tell(features, mask)
+  if how.encoder is None:
+    return told
+  encode = jax.jit(lambda told: how.encoder.encode(how.encoder.init(jax.random.key(0), told), told))
+  return encode(told).tokens
+
+
+@pytest.mark.parametrize('name', conditioning.ENCODERS)
+def test_rows_of_a_condition(name):
+  x, swap, three = _features(), jnp.array([2, 0, 1]), jnp.arange(K) < 3
+  how = conditioning.make(name, CLASSES, width=8)
+  usual = _rows(how, x)
+  assert usual.shape[:2] == (B, CLASSES) and usual.ndim == 3
+  # Images that do not count change nothing, and any number of images can be told.
+  some = _rows(how, x, jnp.broadcast_to(three, (B, 1, K)))
+  np.testing.assert_allclose(some, _rows(how, x[:, :, :3]), atol=1e-5)
+  assert float(jnp.abs(some - usual).max()) > 1e-3
+  # Without slots all classes are told alike, and their order never.
+  alike = conditioning.make(name, CLASSES, width=8, slots=False)
+  rows = _rows(alike, x)
+  np.testing.assert_allclose(rows, jnp.broadcast_to(rows[:, :1], rows.shape), atol=1e-6)
+  np.testing.assert_allclose(rows, _rows(alike, x[:, swap]), atol=1e-5)
+  assert float(jnp.abs(_rows(how, x[:, swap]) - usual).max()) > 1e-2
+
+
+def test_features_of_a_condition():
+  images, rows = jnp.arange(24.0).reshape(6, 2, 2, 1), jnp.array([[[0, 1], [4, 5]]])
+  np.testing.assert_array_equal(
+    conditioning.PIXELS.of(images, rows), conditions.moments(images.reshape(6, 4)[rows])
+  )
+  known = jnp.eye(6)
+  np.testing.assert_array_equal(
+    conditioning.PIXELS.of(images, rows, known), conditions.moments(known[rows])
+  )
+  with pytest.raises(ValueError, match=r"'sets'.*'set_transformer'"):
+    conditioning.make('sets', 3)

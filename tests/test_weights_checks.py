@@ -96,6 +96,11 @@ def test_what_is_told_and_what_is_shared(problem):
   for mine, theirs in zip(own, permuted):
     assert sorted(rows(mine)) == sorted(rows(theirs))
     assert not any(a == b for a, b in zip(rows(mine), rows(theirs)))
+  # Sets of images are exchanged like rows.
+  once, seen[:] = np.asarray(permuted), []
+  pairs = conditions.reshape(*conditions.shape[:2], 2, -1)
+  checks.run(lambda c, key: sample(c, key), pairs, flat, images, tests, KEY, draws=1)
+  np.testing.assert_array_equal(seen[2][0], once)
 
 
 def test_bad_input_of_the_checks(problem):

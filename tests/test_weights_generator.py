@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dapt_jax.tasks import conditioning, set_encoder
 from dapt_jax.training import repeated
-from dapt_jax.weights import autoencoder, generator, partition
+from dapt_jax.weights import autoencoder, batches, generator, hypernetwork, partition
 
 # Two classes of points in the plane: a condition is the direction to each, from the middle.
 SIZE, LATENT = 6, 2
@@ -108,6 +109,96 @@ def test_the_task_term_needs_few_networks_with_fresh_tasks(coder):
     few[name] = _accuracy(built, state)
   assert set(metrics) == {'loss', 'error', 'penalty'}
   assert few['fresh'] > 0.9 and few['fresh'] > few['plain'] + 0.1
+
+
+def _encoder():
+  """Rows are sums over the images f32[B, 2, k, 2], through a matrix that must be learned."""
+  init = lambda key, told: 0.1 * jax.random.normal(key, (told.shape[-1], 3))
+  encode = lambda p, told, mask=None: set_encoder.Condition(None, told.sum(2) @ p)
+  return conditioning.Encoder(init, encode)
+
+
+def test_an_encoder_is_trained_along(coder):
+  made, params, codes = coder
+  latents = generator.encode(made, params, codes)
+  settings = generator.Settings(
+    **{'width': 16, 'blocks': 1, 'steps': 300, 'learning_rate': 3e-3, 'ema_decay': 0.98},
+    **{'task': 0.0, 'fresh': 1.0},
+  )
+  encoder = _encoder()
+  built = generator.make(settings, made, params, latents, (2, 1, 2), _outputs, encoder)
+  sets = lambda told: {
+    k: sets(v) if k == 'fresh' else v[:, :, None] if k == 'condition' else v
+    for k, v in told.items()
+  }
+
+  def draw(data, key):
+    chosen, told = _draw(data, key)
+    return chosen, sets(told)
+
+  data = latents.values, *_tasks(jax.random.key(1), 256), _tasks(jax.random.key(7), 64)
+  run = jax.jit(repeated.repeated(built.training.update, draw, 300))
+  start = built.training.init(jax.random.key(0))
+  state, _ = run(start, data)
+  direction, points, labels = _tasks(jax.random.key(99), 64)
+  # Any number of images: here two, whose sum is the direction.
+  given = jnp.repeat(_condition(direction)[:, :, None], 2, axis=2) / 2
+  sample = jax.jit(lambda p, c: built.sample(p, c, jax.random.key(3), None, num_steps=8))
+  right = lambda p: float(
+    (jax.vmap(_outputs)(sample(p, given), points).argmax(-1) == labels).mean()
+  )
+  assert right(state.ema) > 0.9
+  # What it learned is needed, and the fresh tasks go through it as well.
+  assert right({**state.ema, 'encoder': start.params['encoder']}) < 0.8
+  with pytest.raises(ValueError, match=r'takes \(B, 2, k, 2\)'):
+    built.sample(state.ema, given[..., :1], jax.random.key(3))
+  network = hypernetwork.make(hypernetwork.Settings(8, 1), PARTS, encoder=encoder)
+  begun = network.init(jax.random.key(0), given)
+  assert set(begun.params) == {'network', 'encoder'}
+  np.testing.assert_allclose(
+    network.predict(begun.params, given),
+    network.predict(begun.params, given.sum(2, keepdims=True)),
+    atol=1e-5,
+  )
+
+
+def _data(**changes):
+  """Four tasks of two classes with six images each, all images apart; image n has features n."""
+  rows = jnp.arange(48).reshape(4, 2, 6)
+  images = jnp.arange(48.0)[:, None, None, None] * jnp.ones((48, 2, 2, 1))
+  numbers = jnp.arange(4.0)[:, None]
+  return batches.Data(numbers, numbers, rows, images)._replace(**changes)
+
+
+def test_batches_tell_tasks_by_features_that_are_stored_or_computed():
+  look = lambda pictures: 100 + pictures.mean((-3, -2, -1))[..., None]
+  how = conditioning.make('set_transformer', 2, look=look)
+  known = jnp.arange(48.0)[:, None]
+  data = _data(
+    known=known, fresh=jnp.arange(24).reshape(2, 2, 6), widths=jnp.eye(2)[jnp.array([0, 1, 1, 0])]
+  )
+  draw = batches.of_generator(8, batches.Told((1, 4), 3, 0.5, how))
+  latents, told = draw(data, jax.random.key(0))
+  given = np.asarray(told['condition'])
+  assert given.shape == (8, 2, 4, 1 + 1 + 2)
+  # Stored features of the networks' own tasks; 1 or 4 images count; the width is told last.
+  task = np.asarray(latents[:, 0], int)
+  assert (given[..., 1] // 12 == task[:, None, None]).all()
+  counts = given[..., 0].sum(-1)
+  assert set(counts.ravel()) == {1.0, 4.0} and (counts[:, 0] == counts[:, 1]).all()
+  np.testing.assert_array_equal(given[:, 0, 0, 2:], data.widths[task])
+  # Fresh tasks may be distorted, so their features are computed.
+  assert (told['fresh']['condition'][..., 1] >= 100).all()
+  plain = batches.of_hypernetwork(8, batches.Told((4,), 3, 0.0, how))(data, jax.random.key(0))[1]
+  assert (plain['fresh']['condition'][..., 1] < 24).all() and plain['condition'][..., 0].all()
+  with pytest.raises(ValueError, match='50% of the tasks are distorted, but only stored'):
+    batches.of_generator(8, batches.Told((4,), 3, 0.5, how._replace(look=None)))
+  told, _, latents = batches.of_alignment(4, batches.Told((4,), 0, how=how))(
+    data, jax.random.key(0)
+  )
+  task = np.asarray(latents[:, 0], int)
+  assert sorted(task) == [0, 1, 2, 3]
+  assert (told[..., 1] // 12 == task[:, None, None]).all()
 
 
 def test_guidance_without_a_condition_is_unconditional(coder):

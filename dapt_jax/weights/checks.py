@@ -25,7 +25,7 @@ import numpy as np
 from dapt_jax.types import PRNGKey
 from dapt_jax.weights import bootstrap, members
 
-#: Weights f32[B, size] of networks for conditions f32[B, classes, F].
+#: Weights f32[B, size] of networks for conditions f32[B, classes, ...].
 Sampler = Callable[[jax.Array, PRNGKey], jax.Array]
 
 #: Share of the way from the own condition's accuracy to chance that a fall must cover.
@@ -93,7 +93,7 @@ def run(
 
   Args:
     sample: the generator; also a hypernetwork that ignores the key.
-    conditions: f32[T, classes, F], of training images; entry c of a task speaks of label c.
+    conditions: f32[T, classes, ...], of training images; entry c of a task speaks of label c.
     flat: the network.
     images: f32[n, H, W, C].
     tests: i32[T, classes, m], test images of the tasks as rows of `images`.
@@ -111,7 +111,9 @@ def run(
   to_exchange, to_draw = jax.random.split(key)
   rng = np.random.default_rng(np.asarray(jax.random.key_data(to_exchange)))
   slots = np.stack([_moved(classes, rng) for _ in range(count)])
-  moved = lambda array: np.take_along_axis(array, slots[:, :, None], axis=1)
+  moved = lambda array: np.take_along_axis(
+    array, slots.reshape(*slots.shape, *[1] * (array.ndim - 2)), axis=1
+  )
   other = conditions[_moved(count, rng)]
   versions: dict[str, tuple[Sampler, np.ndarray, list[np.ndarray]]] = {
     'own': (sample, conditions, [tests]),
@@ -150,10 +152,10 @@ def _moved(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _check(conditions: np.ndarray, tests: np.ndarray, draws: int) -> None:
-  if conditions.ndim != 3 or tests.ndim != 3 or conditions.shape[:2] != tests.shape[:2]:
+  if conditions.ndim < 3 or tests.ndim != 3 or conditions.shape[:2] != tests.shape[:2]:
     raise ValueError(
       f'conditions have shape {conditions.shape} and tests {tests.shape}; they must be '
-      '[tasks, classes, entries] and [tasks, classes, images] of the same tasks and classes'
+      '[tasks, classes, entries ...] and [tasks, classes, images] of the same tasks and classes'
     )
   if min(tests.shape[:2]) < 2 or draws < 1:
     raise ValueError(

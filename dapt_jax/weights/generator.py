@@ -24,6 +24,7 @@ from jax import lax
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
 from dapt_jax.models import attention
+from dapt_jax.tasks import conditioning
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import autoencoder
@@ -93,12 +94,15 @@ def encode(
 class Generator(NamedTuple):
   """A generator as pure functions of its parameters, {'denoiser': ..., 'decoder': ...}.
 
+  With an encoder of tasks its parameters are among them, as 'encoder', and conditions are what it
+  takes; without one they are rows f32[B, S, C].
+
   Attributes:
-    training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, S, C],
+    training: the (init, update) pair; a batch is `(latents f32[B, L], {'condition': f32[B, S, ...],
       'images': f32[B, p, H, W, C], 'labels': i32[B, p]})`, images only with the task term; with
       `fresh` also 'fresh': the same three of other tasks, and 'key' [B] for their noise.
-    sample: `sample(params, condition f32[B, S, C], key, guidance, *, method, num_steps)`, one draw
-      f32[D] of standardised weights for every row.
+    sample: `sample(params, condition f32[B, S, ...], key, guidance, *, method, num_steps)`, one
+      draw f32[D] of standardised weights for every condition, which is encoded once.
   """
 
   training: diffusion.Training
@@ -112,6 +116,7 @@ def make(
   latents: Latents,
   condition_shape: tuple[int, ...],
   outputs: Outputs | None = None,
+  encoder: conditioning.Encoder | None = None,
 ) -> Generator:
   """Makes a generator.
 
@@ -120,8 +125,10 @@ def make(
     coder: the autoencoder.
     coder_params: its trained parameters.
     latents: from `encode`.
-    condition_shape: (S, C), of the condition of a task: a row for every class.
+    condition_shape: (S, C), of the condition of a task: a row for every class; with an encoder of
+      what it takes, (S, k, C), other k may follow.
     outputs: logits of a network from standardised weights; needed with the task term.
+    encoder: of tasks, trained along; None: conditions are rows.
 
   Raises:
     ValueError: if `task` or `fresh` is set without `outputs`, or `fresh` with an objective that
@@ -140,19 +147,26 @@ def make(
   noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
   target = objective.create(settings.objective, noise)
   size = coder.size
-  init_net, predict = _denoiser(settings, coder, condition_shape)
+  told = jnp.zeros((1, *condition_shape))
+  init_net, predict = _denoiser(settings, coder, conditioning.rows_like(encoder, told))
   optimizer = learner.adam(settings.learning_rate, settings.steps)
 
   def decode(params: Params, z: jax.Array) -> jax.Array:
     return coder.decode(params['decoder'], z * latents.std + latents.mean)
 
   def init(key: PRNGKey) -> Params:
-    return {'denoiser': init_net(key), 'decoder': jax.tree.map(jnp.asarray, coder_params)}
+    params = {'denoiser': init_net(key), 'decoder': jax.tree.map(jnp.asarray, coder_params)}
+    if encoder is not None:
+      params['encoder'] = encoder.init(jax.random.fold_in(key, 1), told)
+    return params
+
+  def rows(params: Params, condition: jax.Array) -> jax.Array:
+    return condition if encoder is None else encoder.encode(params['encoder'], condition).tokens
 
   def denoise(params, x_t, t, condition, drop):
-    return predict(params['denoiser'], x_t, t, condition['condition'], drop)
+    return predict(params['denoiser'], x_t, t, rows(params, condition['condition']), drop)
 
-  term = _TaskTerm(settings, target, predict, decode, outputs, size)
+  term = _TaskTerm(settings, target, predict, decode, rows, outputs, size)
   training = diffusion.make_training(
     init,
     denoise,
@@ -172,15 +186,11 @@ def make(
     method: str = 'dpm_solver',
     num_steps: int = 20,
   ) -> jax.Array:
-    if condition.shape[1:] != tuple(condition_shape):
-      raise ValueError(
-        f'the condition has shape {condition.shape}; this generator takes '
-        f'(B, {", ".join(map(str, condition_shape))}): as many classes, and images as large, as it '
-        'was trained with'
-      )
+    conditioning.check(condition, condition_shape)
+    given = rows(params, condition)
     bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
     z = diffusion.sample(
-      bound, target, condition, (size,), key, method=method, num_steps=num_steps, guidance=guidance
+      bound, target, given, (size,), key, method=method, num_steps=num_steps, guidance=guidance
     )
     return decode(params, z)
 
@@ -188,12 +198,12 @@ def make(
 
 
 def _denoiser(
-  settings: Settings, coder: autoencoder.Autoencoder, condition_shape: tuple[int, ...]
+  settings: Settings, coder: autoencoder.Autoencoder, given: jax.Array
 ) -> tuple[Callable[[PRNGKey], Params], diffusion.train.PredictFn]:
-  """The functions `init(key)` and `predict(params, x_t f32[B, L], t, condition, drop)`."""
+  """Functions `init(key)` and `predict(params, x_t f32[B, L], t, condition as given, drop)`."""
   if settings.network not in NETWORKS:
     raise ValueError(f'network is {settings.network!r}; choose one of {NETWORKS}')
-  some, given = jnp.zeros((1, coder.size)), jnp.zeros((1, *condition_shape))
+  some = jnp.zeros((1, coder.size))
   if settings.network == 'slots':
     net = denoisers.SlotMLP(coder.shared, settings.width, settings.blocks)
     return denoisers.functions(net, some, given)
@@ -223,6 +233,7 @@ class _TaskTerm:
   target: objective.Objective
   predict: diffusion.train.PredictFn
   decode: Callable[[Params, jax.Array], jax.Array]
+  rows: Callable[[Params, jax.Array], jax.Array]
   outputs: Outputs | None
   size: int
 
@@ -248,10 +259,10 @@ class _TaskTerm:
     """f32[B], of what is drawn from pure noise, and of that noised anew and drawn again."""
     keys = jax.vmap(functools.partial(jax.random.split, num=3))(task['key'])
     some = jax.vmap(lambda key: jax.random.normal(key, (self.size,)))
-    keep = jnp.zeros(len(keys), bool)
+    keep, given = jnp.zeros(len(keys), bool), self.rows(params, task['condition'])
 
     def predicted(x_t: jax.Array, t: jax.Array) -> jax.Array:
-      said = self.predict(params['denoiser'], x_t, t, task['condition'], keep)
+      said = self.predict(params['denoiser'], x_t, t, given, keep)
       return self.target.recover(x_t, t, said)[0]
 
     first = predicted(some(keys[:, 0]), jnp.ones(len(keys)))

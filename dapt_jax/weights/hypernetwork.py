@@ -18,6 +18,7 @@ import optax
 from flax import linen as nn
 
 from dapt_jax.models import segments, slots
+from dapt_jax.tasks import conditioning
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
 from dapt_jax.weights import partition
@@ -51,10 +52,13 @@ class Settings:
 class Hypernetwork(NamedTuple):
   """A hypernetwork as pure functions.
 
+  With an encoder of tasks, its parameters are {'network': ..., 'encoder': ...}, and conditions are
+  what the encoder takes; without one they are rows f32[B, S, C].
+
   Attributes:
-    init: `init(key, condition f32[B, S, C]) -> learner.State`.
+    init: `init(key, condition f32[B, S, ...]) -> learner.State`.
     update: `update(state, (weights f32[B, D], told), axis_name=None) -> (state, metrics)`; told is
-      {'condition': f32[B, S, C], 'images': f32[B, p, H, W, C], 'labels': i32[B, p]}, images and
+      {'condition': f32[B, S, ...], 'images': f32[B, p, H, W, C], 'labels': i32[B, p]}, images and
       labels only with `task`; if it has 'fresh', the same of other tasks, the task term is the mean
       over both.
     predict: `predict(params, condition) -> f32[B, D]`, standardised weights.
@@ -70,6 +74,7 @@ def make(
   parts: partition.Partition,
   outputs: Outputs | None = None,
   tokens: tokens_lib.Tokens | None = None,
+  encoder: conditioning.Encoder | None = None,
 ) -> Hypernetwork:
   """Makes a hypernetwork.
 
@@ -78,6 +83,7 @@ def make(
     parts: which of the D standardised weights belong to a class.
     outputs: logits of a network from standardised weights; needed where `task` is not 0.
     tokens: of the D weights, that a transformer writes one by one; None: slots write them whole.
+    encoder: of tasks, trained along; None: conditions are rows.
 
   Raises:
     ValueError: if `task` is set without `outputs`.
@@ -89,10 +95,17 @@ def make(
 
   def init(key: PRNGKey, condition: jax.Array) -> learner.State:
     of_params, of_run = jax.random.split(key)
-    params = network.init(of_params, None, condition)
+    if encoder is None:
+      return learner.begin(network.init(of_params, None, condition), optimizer, of_run)
+    inner = encoder.init(jax.random.fold_in(of_params, 1), condition)
+    given = encoder.encode(inner, condition[:1]).tokens
+    params = {'network': network.init(of_params, None, given), 'encoder': inner}
     return learner.begin(params, optimizer, of_run)
 
   def predict(params: Params, condition: jax.Array) -> jax.Array:
+    if encoder is not None:
+      condition = encoder.encode(params['encoder'], condition).tokens
+      params = params['network']
     return write(network.apply(params, None, condition))
 
   def cross_entropy(params: Params, told: dict[str, Any]) -> jax.Array:

@@ -41,6 +41,7 @@ class Arrays:
     latent_std: f32[L].
     generator: parameters that are sampled with (the moving average).
     hypernetwork: {variant: parameters of a hypernetwork}.
+    features: what features of images are computed with; empty for pixels, and in older files.
   """
 
   settings: Mapping[str, Any]
@@ -49,6 +50,7 @@ class Arrays:
   latent_std: np.ndarray
   generator: Params
   hypernetwork: Mapping[str, Params]
+  features: Params = dataclasses.field(default_factory=dict)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes `path` (JSON) and, beside it, the arrays as `.safetensors`."""
@@ -69,7 +71,8 @@ class Arrays:
     """
     head, payload = _FILES.load(path)
     flat = {k: jnp.asarray(v) for k, v in safetensors.numpy.load(payload).items()}
-    tree = traverse_util.unflatten_dict(flat, sep='|')
+    empty = {'hypernetwork': {}, 'features': {}}  # of which a flat file shows nothing
+    tree = {**empty, **traverse_util.unflatten_dict(flat, sep='|')}
     wanted = {f.name for f in dataclasses.fields(cls)} - {'settings'}
     if set(tree) != wanted:
       raise ValueError(
@@ -77,18 +80,21 @@ class Arrays:
       )
     return cls(settings=head['settings'], **tree)
 
-  def require(self, config: Mapping[str, Any], free: Sequence[str]) -> None:
+  def require(
+    self, config: Mapping[str, Any], free: Sequence[str], added: Mapping[str, Any] | None = None
+  ) -> None:
     """Refuses a configuration that describes another generator.
 
     Args:
       config: what the generator is to be used with.
       free: sections and dotted fields that may differ from `settings['config']`.
+      added: sections that files of an earlier version lack, with what they stand for there.
 
     Raises:
       ValueError: the message names every field that differs, with both values.
     """
     plain = lambda tree: config_lib.flatten(json.loads(json.dumps(writers.jsonable(tree))))
-    here, now = plain(self.settings['config']), plain(config)
+    here, now = plain({**(added or {}), **self.settings['config']}), plain(config)
     counts = lambda name: not any(name == f or name.startswith(f'{f}.') for f in free)
     differing = [n for n in {**here, **now} if counts(n) and here.get(n) != now.get(n)]
     if differing:
