@@ -71,7 +71,10 @@ class Arrays:
     """
     head, payload = _FILES.load(path)
     flat = {k: jnp.asarray(v) for k, v in safetensors.numpy.load(payload).items()}
-    empty = {'hypernetwork': {}, 'features': {}}  # of which a flat file shows nothing
+    empty: dict[str, Any] = {
+      'hypernetwork': {},
+      'features': {},
+    }  # of which a flat file shows nothing
     tree = {**empty, **traverse_util.unflatten_dict(flat, sep='|')}
     wanted = {f.name for f in dataclasses.fields(cls)} - {'settings'}
     if set(tree) != wanted:
