@@ -164,31 +164,31 @@ def test_numbers_of_shots():
       resample.sizes(jax.random.key(0), 4, 5, bad)
 
 
-def _rows(how, features, mask=None):
-  """The rows of the condition, by parameters of one key."""
-  told = how.tell(features, mask)
+def _reader(how):
+  """The rows of features, by parameters of one key."""
   if how.encoder is None:
-    return told
-  encode = jax.jit(lambda told: how.encoder.encode(how.encoder.init(jax.random.key(0), told), told))
-  return encode(told).tokens
+    return how.tell
+  params = how.encoder.init(jax.random.key(0), how.tell(_features(), None))
+  encode = jax.jit(how.encoder.encode)
+  return lambda features, mask: encode(params, how.tell(features, mask)).tokens
 
 
 @pytest.mark.parametrize('name', conditioning.ENCODERS)
 def test_rows_of_a_condition(name):
   x, swap, three = _features(), jnp.array([2, 0, 1]), jnp.arange(K) < 3
-  how = conditioning.make(name, CLASSES, width=8)
-  usual = _rows(how, x)
+  rows = _reader(conditioning.make(name, CLASSES, width=8))
+  usual = rows(x, None)
   assert usual.shape[:2] == (B, CLASSES) and usual.ndim == 3
   # Images that do not count change nothing, and any number of images can be told.
-  some = _rows(how, x, jnp.broadcast_to(three, (B, 1, K)))
-  np.testing.assert_allclose(some, _rows(how, x[:, :, :3]), atol=1e-5)
+  some = rows(x, jnp.broadcast_to(three, (B, 1, K)))
+  np.testing.assert_allclose(some, rows(x[:, :, :3], None), atol=1e-5)
   assert float(jnp.abs(some - usual).max()) > 1e-3
+  assert float(jnp.abs(rows(x[:, swap], None) - usual).max()) > 1e-2
   # Without slots all classes are told alike, and their order never.
-  alike = conditioning.make(name, CLASSES, width=8, slots=False)
-  rows = _rows(alike, x)
-  np.testing.assert_allclose(rows, jnp.broadcast_to(rows[:, :1], rows.shape), atol=1e-6)
-  np.testing.assert_allclose(rows, _rows(alike, x[:, swap]), atol=1e-5)
-  assert float(jnp.abs(_rows(how, x[:, swap]) - usual).max()) > 1e-2
+  alike = _reader(conditioning.make(name, CLASSES, width=8, slots=False))
+  same = alike(x, None)
+  np.testing.assert_allclose(same, jnp.broadcast_to(same[:, :1], same.shape), atol=1e-6)
+  np.testing.assert_allclose(same, alike(x[:, swap], None), atol=1e-5)
 
 
 def test_features_of_a_condition():
