@@ -34,7 +34,7 @@ study-mnist: fetch  ## MNIST -> digits, likewise
 study-widths: fetch  ## Fashion-MNIST -> MNIST, widths of a plain ConvNet
 	$(PY) -m experiments.pipeline --config=configs/widths.py --workdir=runs/study-widths
 
-study-families: setup  ## weights drawn for unseen icons, scripts, Fashion-MNIST (half an hour)
+study-families: setup  ## weights drawn for unseen icons, scripts, Fashion-MNIST (45 minutes)
 	$(PY) -m pip install --quiet -e '.[icons]'
 	$(PY) -m dapt_jax.data.fetch icons glyphs mnist fashion_mnist
 	for app in build_zoo train_generator compare_starts; do \

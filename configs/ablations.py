@@ -3,7 +3,7 @@
 Argument: a variant out of `experiments.ablations.GROUPS`, e.g.
 `--config='configs/ablations.py:set transformer'` (default: nothing is changed) for the ordinary
 apps. The gate is open: what a poor autoencoder costs is part of the question.
-Expected: docs/results.md.
+Expected: no figures yet, the study has not been run in full.
 Cost: one to three CPU-minutes a variant that trains something.
 Command: make study-ablations, or python -m experiments.study_generator
 --config=configs/ablations.py --workdir=runs/ablations

@@ -3,7 +3,7 @@
 Argument: a zoo out of `experiments.study_modes.MODES`, e.g. `--config='configs/modes.py:3 starts'`
 (default: one shared initialisation) for the ordinary apps. The gate is open: what a zoo without an
 order costs is part of the question.
-Expected: docs/results.md.
+Expected: no figures yet, the study has not been run in full.
 Cost: four CPU-minutes a zoo.
 Command: make study-modes, or python -m experiments.study_modes --config=configs/modes.py
 --workdir=runs/modes
