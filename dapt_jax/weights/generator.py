@@ -12,14 +12,11 @@ hundreds of thousands.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax import lax
 
 from dapt_jax import diffusion
 from dapt_jax.diffusion import denoisers, objective, schedule
@@ -27,10 +24,9 @@ from dapt_jax.models import attention
 from dapt_jax.tasks import conditioning
 from dapt_jax.training import learner
 from dapt_jax.types import Params, PRNGKey
-from dapt_jax.weights import autoencoder
+from dapt_jax.weights import autoencoder, task_term
 
-#: Logits of standardised weights f32[D] on images f32[p, H, W, C], see `batches.ask`.
-Outputs = Callable[[jax.Array, Any], jax.Array]
+Outputs = autoencoder.Outputs
 #: What reads weights or latents: the whole vector with class slots, or tokens of it.
 NETWORKS = ('slots', 'tokens')
 
@@ -135,15 +131,7 @@ def make(
       says nothing of the data in pure noise; for a network of tokens where latents are none; from
       `sample` for conditions of another length.
   """
-  if (settings.task or settings.fresh) and outputs is None:
-    raise ValueError(
-      f'task is {settings.task} and fresh {settings.fresh}, but no outputs are given; set both to 0'
-    )
-  if settings.fresh and settings.objective == 'epsilon':
-    raise ValueError(
-      "fresh draws networks from pure noise, whose data 'epsilon' cannot tell; take 'v', or set "
-      'fresh to 0'
-    )
+  _check(settings, outputs)
   noise = None if settings.objective == 'flow' else schedule.create(settings.schedule, 1000)
   target = objective.create(settings.objective, noise)
   size = coder.size
@@ -166,7 +154,8 @@ def make(
   def denoise(params, x_t, t, condition, drop):
     return predict(params['denoiser'], x_t, t, rows(params, condition['condition']), drop)
 
-  term = _TaskTerm(settings, target, predict, decode, rows, outputs, size)
+  weights = settings.task, settings.fresh
+  term = task_term.TaskTerm(*weights, target, predict, decode, rows, outputs, size)
   training = diffusion.make_training(
     init,
     denoise,
@@ -174,8 +163,34 @@ def make(
     optimizer,
     ema_decay=settings.ema_decay,
     drop_rate=settings.drop_rate,
-    penalty=term if settings.task or settings.fresh else None,
+    penalty=term if any(weights) else None,
   )
+
+  def draw(params: Params, condition: jax.Array, key: PRNGKey, **options: Any) -> jax.Array:
+    given = rows(params, condition)
+    bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
+    return decode(params, diffusion.sample(bound, target, given, (size,), key, **options))
+
+  return Generator(training, _sampler(draw, condition_shape))
+
+
+def _check(settings: Settings, outputs: Outputs | None) -> None:
+  """Raises ValueError for terms on images that cannot be computed."""
+  if (settings.task or settings.fresh) and outputs is None:
+    raise ValueError(
+      f'task is {settings.task} and fresh {settings.fresh}, but no outputs are given; set both to 0'
+    )
+  if settings.fresh and settings.objective == 'epsilon':
+    raise ValueError(
+      "fresh draws networks from pure noise, whose data 'epsilon' cannot tell; take 'v', or set "
+      'fresh to 0'
+    )
+
+
+def _sampler(
+  draw: Callable[..., jax.Array], condition_shape: tuple[int, ...]
+) -> Callable[..., jax.Array]:
+  """`Generator.sample`, of conditions of this shape only."""
 
   def sample(
     params: Params,
@@ -187,14 +202,9 @@ def make(
     num_steps: int = 20,
   ) -> jax.Array:
     conditioning.check(condition, condition_shape)
-    given = rows(params, condition)
-    bound = lambda x, t, c, drop: predict(params['denoiser'], x, t, c, drop)
-    z = diffusion.sample(
-      bound, target, given, (size,), key, method=method, num_steps=num_steps, guidance=guidance
-    )
-    return decode(params, z)
+    return draw(params, condition, key, method=method, num_steps=num_steps, guidance=guidance)
 
-  return Generator(training, sample)
+  return sample
 
 
 def _denoiser(
@@ -223,51 +233,3 @@ def _denoiser(
     return predict(params, cut(x_t), t, denoisers.labelled(condition), drop).reshape(x_t.shape)
 
   return init, predict_flat
-
-
-@dataclasses.dataclass(frozen=True)
-class _TaskTerm:
-  """The loss, on images of tasks, of the networks that predicted latents stand for."""
-
-  settings: Settings
-  target: objective.Objective
-  predict: diffusion.train.PredictFn
-  decode: Callable[[Params, jax.Array], jax.Array]
-  rows: Callable[[Params, jax.Array], jax.Array]
-  outputs: Outputs | None
-  size: int
-
-  def __call__(
-    self, params: Params, z: jax.Array, condition: dict[str, Any], drop: jax.Array
-  ) -> jax.Array:
-    """f32[B], of latents predicted in training and, with `fresh`, of other tasks."""
-    loss = jnp.zeros(len(z))
-    if self.settings.task:  # what is drawn without a condition belongs to no task
-      own = self.cross_entropy(params, z, condition)
-      loss += self.settings.task * jnp.where(drop, 0.0, own)
-    if self.settings.fresh:
-      loss += self.settings.fresh * self.of_fresh(params, condition['fresh'])
-    return loss
-
-  def cross_entropy(self, params: Params, z: jax.Array, task: dict[str, Any]) -> jax.Array:
-    """f32[B], of the networks that latents f32[B, L] stand for."""
-    assert self.outputs is not None
-    logits = jax.vmap(self.outputs)(self.decode(params, z), task['images'])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, task['labels']).mean(-1)
-
-  def of_fresh(self, params: Params, task: dict[str, Any]) -> jax.Array:
-    """f32[B], of what is drawn from pure noise, and of that noised anew and drawn again."""
-    keys = jax.vmap(functools.partial(jax.random.split, num=3))(task['key'])
-    some = jax.vmap(lambda key: jax.random.normal(key, (self.size,)))
-    keep, given = jnp.zeros(len(keys), bool), self.rows(params, task['condition'])
-
-    def predicted(x_t: jax.Array, t: jax.Array) -> jax.Array:
-      said = self.predict(params['denoiser'], x_t, t, given, keep)
-      return self.target.recover(x_t, t, said)[0]
-
-    first = predicted(some(keys[:, 0]), jnp.ones(len(keys)))
-    t = jax.vmap(self.target.process.draw)(keys[:, 1])
-    alpha, sigma = self.target.process.at(t[:, None])
-    again = predicted(alpha * lax.stop_gradient(first) + sigma * some(keys[:, 2]), t)
-    both = self.cross_entropy(params, first, task), self.cross_entropy(params, again, task)
-    return 0.5 * (both[0] + both[1])
