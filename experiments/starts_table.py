@@ -19,7 +19,7 @@ from dapt_jax.weights import bootstrap
 
 #: {kind of accuracy: what it is called}
 _KINDS = {'one': 'one start', 'best': 'best on support', 'ensemble': 'ensemble'}
-_REFERENCE = 'generator'
+_REFERENCE, _PLAIN = 'generator', 'random'
 
 Table = dict[str, dict[str, np.ndarray]]
 
@@ -51,7 +51,11 @@ def load(paths: Sequence[pathlib.Path]) -> dict[str, Table]:
 
 
 def markdown(parts: Mapping[str, Table], steps: Sequence[int]) -> str:
-  """A table of zero-step accuracies and one along fine-tuning for every part."""
+  """A table of zero-step accuracies and one along fine-tuning for every part.
+
+  The last column of the second says how many steps of training random first weights take to be as
+  good as a start is without any, out of the steps that were looked at.
+  """
   lines = []
   for part, methods in parts.items():
     lines += [f'**{part}**, accuracy without a gradient step', '']
@@ -64,12 +68,21 @@ def markdown(parts: Mapping[str, Table], steps: Sequence[int]) -> str:
       cells = [_cell(columns[kind][number]) for kind in _KINDS]
       lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
     lines += ['', f'**{part}**, best start, after so many steps on the support images', '']
-    lines += ['| start | ' + ' | '.join(map(str, steps)) + ' |', '| --- ' * (1 + len(steps)) + '|']
+    titles = [*map(str, steps), f'steps that {_PLAIN} needs to match 0']
+    lines += ['| start | ' + ' | '.join(titles) + ' |', '| --- ' * (1 + len(titles)) + '|']
+    plain = methods[_PLAIN]['best curve'].mean((0, 2))
     for method, seen in methods.items():
       curve = seen['best curve'].mean((0, 2))
-      lines.append(f'| {method} | ' + ' | '.join(f'{a:.3f}'.lstrip('0') for a in curve) + ' |')
+      cells = [f'{a:.3f}'.lstrip('0') for a in curve]
+      lines.append(f'| {method} | ' + ' | '.join([*cells, needed(plain, steps, curve[0])]) + ' |')
     lines.append('')
   return '\n'.join(lines)
+
+
+def needed(curve: np.ndarray, steps: Sequence[int], accuracy: float) -> str:
+  """The first of the steps at which a curve f32[steps] has this accuracy, or that none has."""
+  reached = np.flatnonzero(np.asarray(curve) >= accuracy)
+  return str(steps[reached[0]]) if len(reached) else f'> {steps[-1]}'
 
 
 def _cell(row: Mapping[str, float | str]) -> str:

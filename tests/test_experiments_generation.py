@@ -302,6 +302,13 @@ def test_tables_of_several_seeds(ran, tmp_path):
     starts_table.main([str(tmp_path)])
 
 
+def test_steps_that_a_start_saves():
+  curve, steps = np.array([0.2, 0.5, 0.8]), [0, 10, 30]
+  assert [starts_table.needed(curve, steps, a) for a in (0.1, 0.5, 0.51, 0.9)] == [
+    *('0', '10', '30', '> 30')
+  ]
+
+
 def test_checks_and_novelty_of_a_generator(ran, tmp_path):
   config, task, found, path, _, results = ran
   parts = check_generator.run(config, task, found, str(path))
