@@ -60,7 +60,7 @@ def compiled():
 
 
 def run(directory, *, batches=batches, num_steps=NUM_STEPS, **kwargs):
-  kwargs = {'checkpoint_every': 20, 'log_every': 7, 'progress': False, **kwargs}
+  kwargs = {'checkpoint_every': 20, 'log_every': 7, 'progress': False, 'prefetch': 0, **kwargs}
   with workdir.open_workdir(directory, {'lr': 1e-2}, kind='toy') as opened:
     return loop.run(compiled(), init(), batches, num_steps=num_steps, workdir=opened, **kwargs)
 
@@ -80,4 +80,4 @@ def slow_batches(step):
 
 
 if __name__ == '__main__':
-  run(sys.argv[1], batches=slow_batches, progress=True)
+  run(sys.argv[1], batches=slow_batches, progress=True, prefetch=2)
