@@ -19,6 +19,7 @@ from PIL import Image
 
 from dapt_jax import data
 from dapt_jax.data import batches, catalog, idx, packages, standardize
+from dapt_jax.training import prefetch
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):
@@ -192,9 +193,11 @@ def test_pictures_on_disk_are_those_in_memory(tfds_dir, name, size):
     some, same = way(disk), way(memory)
     assert not isinstance(some.pixels, np.ndarray)  # still on disk
     assert repr(some) == repr(same)
-    batches = [data.make_batcher(part, 4, seed=1)(3) for part in (some, same)]
-    np.testing.assert_array_equal(batches[0]['image'], batches[1]['image'])
-    np.testing.assert_array_equal(batches[0]['label'], batches[1]['label'])
+    batcher, expected = (data.make_batcher(part, 4, seed=1) for part in (some, same))
+    with prefetch.prefetch(batcher, 4) as ahead:  # read by four threads at a time
+      for step in range(8):
+        np.testing.assert_array_equal(ahead(step)['image'], expected(step)['image'])
+        np.testing.assert_array_equal(ahead(step)['label'], expected(step)['label'])
 
 
 def test_pictures_on_disk_are_read_when_asked_for(tfds_dir, tmp_path):

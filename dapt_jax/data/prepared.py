@@ -18,8 +18,8 @@ from dapt_jax.data import arrays, splits, stored
 from dapt_jax.data import dataset as dataset_lib
 
 _CHUNK = 1024
-#: What array_record and Pillow raise for data that are not what they should be.
-_DAMAGE = (RuntimeError, OSError, SyntaxError)
+#: What array_record, TFDS and Pillow raise for data that are not what they should be.
+_DAMAGE = (RuntimeError, IndexError, OSError, SyntaxError)
 
 
 def find(name: str, roots: list[pathlib.Path]) -> pathlib.Path | None:
@@ -117,7 +117,7 @@ def load(
   part = 'train'
   if held_out is not None:
     part = {'train': 'train', 'test': held_out, 'all': f'train+{held_out}'}[split]
-  read = _read if in_memory else _leave
+  read = _read_all if in_memory else _read_labels
   pixels, labels = read(builder, part, keys, image_size)
   label = builder.info.features[keys[1]]
   names, source = tuple(label.names), f'TFDS directory {folder}'
@@ -145,9 +145,9 @@ def _keys(builder: Any, folder: pathlib.Path) -> tuple[str, str]:
   return image_key, label_key
 
 
-def _read(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
+def _read_all(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
   """Pictures and labels of a part, in memory."""
-  records = _Records(builder, part)
+  records = _Records(builder, part, keys)
   images: list[np.ndarray] = []
   labels: list[int] = []
   for start in range(0, len(records), _CHUNK):
@@ -157,9 +157,9 @@ def _read(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
   return arrays.check_pixels(arrays.stack(images, image_size)), np.asarray(labels, np.int32)
 
 
-def _leave(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
+def _read_labels(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
   """Pictures of a part, left on disk, and its labels, for which every record is read once."""
-  records, undecoded = _Records(builder, part), _Records(builder, part, skip=keys[0])
+  records, undecoded = (_Records(builder, part, keys, decode=d) for d in (True, False))
   labels: list[int] = []
   for start in range(0, len(records), _CHUNK):
     rows = undecoded.take(range(start, min(start + _CHUNK, len(records))))
@@ -171,18 +171,19 @@ def _leave(builder: Any, part: str, keys: tuple[str, str], image_size: Any):
 class _Records:
   """The examples of a part by position; a file that cannot be read is named."""
 
-  def __init__(self, builder: Any, part: str, skip: str | None = None):
-    """Opens the files; the feature `skip` is not decoded."""
+  def __init__(self, builder: Any, part: str, keys: tuple[str, str], *, decode: bool = True):
+    """Opens the files; `decode=False` leaves pictures as the bytes they are stored in."""
     import tensorflow_datasets as tfds
 
-    decoders = None if skip is None else {skip: tfds.decode.SkipDecoding()}
+    decoders = None if decode else {keys[0]: tfds.decode.SkipDecoding()}
+    self._keys, self._name = keys, builder.info.name
+    self._files = builder.info.splits[part].file_instructions
     try:
       self._source = builder.as_data_source(split=part, decoders=decoders)
     except ImportError as e:
       raise ModuleNotFoundError(
         'array_record is needed to read prepared TFDS data; pip install array-record.'
       ) from e
-    self._name, self._files = builder.info.name, builder.info.splits[part].file_instructions
 
   def __len__(self) -> int:
     return len(self._source)
@@ -204,7 +205,7 @@ class _Records:
 
   def _take(self, positions: Sequence[int]) -> list[dict[str, Any]]:
     rows = list(self._source.__getitems__(list(positions)))
-    if any(value is None for row in rows for value in row.values()):
+    if any(row[key] is None for row in rows for key in self._keys):
       raise OSError('a record is empty')  # as array_record returns it from some shortened files
     return rows
 
