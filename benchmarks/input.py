@@ -70,7 +70,7 @@ class Case:
 
   def fed(self, name: str, depth: int, steps: int) -> tuple[float, float, float]:
     """What `run` returns, and the share that was waited for batches; the first are left out."""
-    put = jax.device_put if self.update.kind == 'jit' else None
+    put = self.update.put_batch
     with prefetch.prefetch(self.sources[name], depth, put=put) as batches:
       self.run(batches, 2)
       before = batches.waited
@@ -147,8 +147,7 @@ def big_case(root: str) -> Case:
 
 def measure(label: str, case: Case, steps: int, repeats: int) -> list[dict[str, Any]]:
   """Rows of a case; all its variants take turns."""
-  fixed = next(iter(case.sources.values()))(0)
-  fixed = jax.device_put(fixed) if case.update.kind == 'jit' else fixed
+  fixed = case.update.put_batch(next(iter(case.sources.values()))(0))
   case.run(lambda _: fixed, 3)  # compiles
   variants = [(name, depth) for name in case.sources for depth in DEPTHS]
   seen: dict[tuple[str, int], list[tuple[float, float, float]]] = {v: [] for v in variants}

@@ -107,7 +107,7 @@ def run(
     session = _Session(update, store, recorder, bar, on_metrics)
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
     current = session.place(current)
-    put = jax.device_put if isinstance(update, runner.Mapped) and update.kind == 'jit' else None
+    put = update.put_batch if isinstance(update, runner.Mapped) else None
     batches = stack.enter_context(prefetch_lib.prefetch(batches, prefetch, put=put, end=num_steps))
     for done in range(start + 1, num_steps + 1):
       current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
