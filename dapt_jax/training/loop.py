@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from dapt_jax import types
 from dapt_jax.training import checkpoint, layout, recording, runner, stopping
 from dapt_jax.training import progress as progress_lib
@@ -236,8 +234,3 @@ def _check_arguments(num_steps: int, checkpoint_every: int | None, log_every: in
   ):
     if value is not None and value < 1:
       raise ValueError(f'{label} must be at least 1, got {value}')
-  if jax.process_count() > 1:
-    raise ValueError(
-      f'the loop runs in one process with all its devices, but there are {jax.process_count()} '
-      'processes'
-    )
