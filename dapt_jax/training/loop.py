@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 
 from dapt_jax import types
-from dapt_jax.training import checkpoint, layout, recording, runner, stopping
+from dapt_jax.training import layout, recording, runner, stopping
 from dapt_jax.training import progress as progress_lib
+from dapt_jax.training import store as store_lib
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.training import writers as writers_lib
 
@@ -93,7 +94,7 @@ def run(
   """
   _check_arguments(num_steps, checkpoint_every, log_every)
   with contextlib.ExitStack() as stack:
-    store = _Store(stack, workdir, layout.as_arrays(state), keep)
+    store = store_lib.Store(stack, workdir, layout.as_arrays(state), keep)
     start, current = store.resume(num_steps)
     sinks = [*writers, *_own_writers(stack, workdir)]
     recorder = recording.Recorder(sinks, done=start, finite=finite, last_good=store.last_good)
@@ -121,7 +122,7 @@ class _Session:
   """One process's part of a run: the step, where it runs, and who hears of it."""
 
   update: Update
-  store: _Store
+  store: store_lib.Store
   recorder: recording.Recorder
   bar: progress_lib.Progress | None
   on_metrics: OnMetrics | None
@@ -161,51 +162,6 @@ class _Session:
         self.bar.report(done, record)
     if save:
       self.store.save(done, self.outside(state))
-
-
-class _Store:
-  """The checkpoints of a run; without a work directory, nothing."""
-
-  def __init__(
-    self,
-    stack: contextlib.ExitStack,
-    workdir: workdir_lib.Workdir | None,
-    fresh: types.ArrayTree,
-    keep: int,
-  ):
-    self._fresh, self._infinite = fresh, recording.infinite_leaves(fresh)
-    self._checkpoints: checkpoint.Checkpoints | None = None
-    self._last: int | None = None
-    if workdir is not None:
-      self._checkpoints = checkpoint.Checkpoints(workdir.checkpoints, keep=keep)
-      stack.callback(self._checkpoints.close)
-    self.directory = workdir.path if workdir is not None else None
-
-  def resume(self, num_steps: int) -> tuple[int, Any]:
-    """The step and state to start from."""
-    found = self._checkpoints.restore(self._fresh) if self._checkpoints else None
-    if found is None:
-      return 0, self._fresh
-    self._last, state = found
-    if self._last > num_steps:
-      raise ValueError(
-        f'{self.directory} is at step {self._last}, beyond num_steps={num_steps}: raise num_steps '
-        'or use another work directory'
-      )
-    return self._last, layout.as_arrays(state)
-
-  def save(self, step: int, state: Any) -> None:
-    """Saves a state that is finite."""
-    if self._checkpoints is not None:
-      recording.check_state(state, step, self._infinite, self.last_good)
-      self._checkpoints.save(step, state)
-      self._last = step
-
-  def last_good(self) -> str:
-    """Where the last checkpoint is, as a sentence."""
-    if self._last is None:
-      return 'No checkpoint was written before.'
-    return f'The last good checkpoint is step {self._last} in {self.directory}.'
 
 
 def _own_writers(
