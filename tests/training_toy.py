@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dapt_jax.training import loop, runner, workdir
+from dapt_jax.training import disk, loop, runner, workdir
 
 NUM_STEPS = 60
 OPTIMIZER = optax.adam(1e-2)
@@ -79,5 +79,18 @@ def slow_batches(step):
   return batches(step)
 
 
+def talking(write):
+  """`Disk.write` that says when it begins and ends, and takes its time."""
+
+  def told(self, step, *rest):
+    print(f'writing {step}', flush=True)
+    write(self, step, *rest)
+    print(f'written {step}', flush=True)
+
+  return told
+
+
 if __name__ == '__main__':
-  run(sys.argv[1], batches=slow_batches, progress=True)
+  every = int(sys.argv[2].removeprefix('--every=')) if len(sys.argv) > 2 else 20
+  disk.Disk.write = talking(disk.Disk.write)
+  run(sys.argv[1], batches=slow_batches, progress=True, checkpoint_every=every)
