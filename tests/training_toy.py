@@ -1,6 +1,7 @@
 """A small noisy regression for the loop's tests; as a script it is the process the tests kill."""
 
 import functools
+import os
 import sys
 import time
 
@@ -73,19 +74,24 @@ def leaves(state):
   ]
 
 
+def say(line):
+  """A line at once and in one piece: two threads talk."""
+  os.write(1, f'{line}\n'.encode())
+
+
 def slow_batches(step):
-  print(f'batch {step}', flush=True)
+  say(f'batch {step}')
   time.sleep(0.02)
   return batches(step)
 
 
 def talking(write):
-  """`Disk.write` that says when it begins and ends, and takes its time."""
+  """`Disk.write` that says when it begins and ends."""
 
   def told(self, step, *rest):
-    print(f'writing {step}', flush=True)
+    say(f'writing {step}')
     write(self, step, *rest)
-    print(f'written {step}', flush=True)
+    say(f'written {step}')
 
   return told
 
