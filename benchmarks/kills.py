@@ -69,7 +69,7 @@ def train(directory: str) -> None:
     time.sleep(0.01)
     return np.random.default_rng(step).normal(size=(8, SHAPE[0])).astype(np.float32)
 
-  disk.Disk.write = told  # type: ignore[method-assign]
+  disk.Disk.write = told  # type: ignore[assignment,method-assign]
   params = jnp.zeros(SHAPE)
   state = {'params': params, 'opt': OPTIMIZER.init(params), 'key': jax.random.key(1)}
   with workdir.open_workdir(directory, {}, kind='kills') as opened:
