@@ -2,7 +2,7 @@
 
   python -m benchmarks.kills --kills=20
 
-Real processes (`kill -9`) of a small run that begins to save every eighth step: each is killed
+Real processes (`kill -9`) of a small run that begins to save every 20th step: each is killed
 after a random time (every second one in the middle of a save), the next goes on, and the last is
 let through. Its end state and its metrics must be those of a run that was never killed, to the bit;
 the exit code is 1 if they are not. Prints where every kill fell and writes
@@ -32,7 +32,7 @@ import optax
 from benchmarks import timing
 from dapt_jax.training import disk, loop, runner, workdir
 
-STEPS, EVERY = 400, 8
+STEPS, EVERY = 1000, 20
 SHAPE = (256, 512)  # with Adam 1.6 MB of state, so that a save takes some steps
 OPTIMIZER = optax.adam(1e-2)
 
@@ -101,7 +101,7 @@ def killed(directory: str, chance: random.Random, *, saving: bool) -> dict[str, 
     `{'first step', 'last step', 'saved', 'during a save', 'code'}` of this process; 'saved' is the
     last checkpoint that it had committed.
   """
-  wait, delay = chance.randrange(0, 30), chance.uniform(0, 0.03)
+  wait, delay = chance.randrange(0, 50), chance.uniform(0, 0.03)
   first = last = saved = writing = None
   with _process(directory) as process:
     for word, number in _said(process):

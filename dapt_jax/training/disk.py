@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -20,13 +21,24 @@ _UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 
 class Disk:
-  """A directory of checkpoints, each of arrays and a manifest with their checksums."""
+  """A directory of checkpoints, each of arrays and a manifest with their checksums.
+
+  Where there are several processes, one of them opens it.
+  """
 
   def __init__(self, directory: pathlib.Path):
     """Opens a directory that exists."""
     self.directory = directory
+    # Of several processes the one that opens the directory works alone; Orbax would wait for all.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=own, active_processes={own}, barrier_sync_key_prefix=f'process{own}'
+    )
     self._manager = ocp.CheckpointManager(
-      directory, options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+      directory,
+      options=ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+      ),
     )
 
   def steps(self) -> list[int]:
