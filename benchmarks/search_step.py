@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,7 +61,7 @@ def repeat(mapped: runner.Mapped, state: Any, batch: Any) -> Callable[[], Any]:
   return step
 
 
-def steps(kind: runner.Kind) -> dict[str, Callable[[], Any]]:
+def steps(kind: runner.Kind, devices: Sequence[jax.Device]) -> dict[str, Callable[[], Any]]:
   """The plain step, as 'plain', and a search step for every choice of gates, by its name."""
   out = {}
   for levels in LEVELS:
@@ -73,14 +73,16 @@ def steps(kind: runner.Kind) -> dict[str, Callable[[], Any]]:
       config, task, workdir='', budget=c.budgets[0], variant='learned'
     )
     batch = gate_search.batches(task, c, seed=0)(0)
-    searched = runner.make_update(search.update, state_axes=pruning.STATE_AXES, kind=kind)
+    searched = runner.make_update(
+      search.update, state_axes=pruning.STATE_AXES, kind=kind, devices=devices
+    )
     out['+'.join(levels)] = repeat(searched, search.init(jax.random.key(0)), batch)
 
   whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), batch['weights'], batch['gates'])
   optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(c.weight_rate))
   params = jax.vmap(task.fast.init)(jax.random.split(jax.random.key(0), c.population))
   trained = (params, jax.vmap(optimizer.init)(params))
-  plain = runner.make_update(plain_step(task, optimizer), state_axes=0, kind=kind)
+  plain = runner.make_update(plain_step(task, optimizer), state_axes=0, kind=kind, devices=devices)
   return {'plain': repeat(plain, trained, whole), **out}
 
 
@@ -89,13 +91,14 @@ def measure(repeats: int, devices: int) -> list[dict[str, Any]]:
   rows = []
   kinds: list[tuple[runner.Kind, int]] = [('jit', 1)]
   if devices > 1:
-    kinds.append(('pmap', devices))
+    kinds += [('pmap', devices), ('shard_map', devices)]
   for kind, count in kinds:
-    times = timing.interleaved(steps(kind), repeats=repeats)
+    times = timing.interleaved(steps(kind, jax.devices()[:count]), repeats=repeats)
     plain = times.pop('plain')
     for gates, search in times.items():
       rows.append(
         {
+          'runner': kind,
           'devices': count,
           'gates': gates,
           'plain ms': plain.median,

@@ -60,7 +60,7 @@ def make_program(
     searcher.update,
     state_axes=pruning.STATE_AXES,
     batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
-    kind=_kind(config),
+    devices=_devices(config),
   )
   return searcher, update
 
@@ -176,6 +176,7 @@ def _has_episodes(settings: Any) -> bool:
   return bool(settings.shots) and settings.inner_steps > 0
 
 
-def _kind(config: Any) -> runner.Kind:
-  several = jax.local_device_count() > 1
-  return 'pmap' if several and config.search.population % jax.local_device_count() == 0 else 'jit'
+def _devices(config: Any) -> list[jax.Device]:
+  """All devices where the population divides by them; else one."""
+  every = jax.devices()
+  return every if config.search.population % len(every) == 0 else every[:1]

@@ -30,7 +30,8 @@ def search():
 
 def train(kind):
   made = search()
-  mapped = runner.make_update(made.update, kind=kind, state_axes=pruning.STATE_AXES)
+  devices = jax.devices()[: 1 if kind == 'one' else 4]
+  mapped = runner.make_update(made.update, state_axes=pruning.STATE_AXES, devices=devices)
   state = mapped.place(made.init(jax.random.key(3)))
   metrics = {}
   for step in range(STEPS):
@@ -47,7 +48,7 @@ def difference(one, other):
 
 def main():
   runner.host_devices(4)
-  (one, metrics), (four, also) = train('jit'), train('pmap')
+  (one, metrics), (four, also) = train('one'), train('auto')
   start = search().init(jax.random.key(3))
   print(
     json.dumps(

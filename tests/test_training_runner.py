@@ -33,14 +33,18 @@ def four_devices(tmp_path_factory):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_pmap_gives_what_one_device_gives(four_devices):
+@pytest.mark.parametrize('kind', ['jit', 'pmap', 'shard_map'])
+def test_four_devices_give_what_one_gives(four_devices, kind):
   assert four_devices['devices'] == 4
-  assert four_devices['kinds'] == ['jit', 1, 'pmap', 4]
+  assert four_devices['auto'] == ['shard_map', 4]
   assert four_devices['moved'] > 0.05
-  assert four_devices['population'] < 1e-6
-  assert four_devices['losses'] < 1e-5
-  assert four_devices['data'] < 1e-6
-  assert four_devices['shapes'] == [[5], [8, 5], [8]]
+  found = four_devices['kinds'][kind]
+  assert found['num_devices'] == 4
+  assert found['population'] < 1e-6
+  assert found['losses'] < 1e-5
+  assert found['data'] < 1e-6
+  assert found['shapes'] == [[5], [8, 5], [8]]
+  assert found['compiled_later'] == 0
 
 
 def test_a_run_moves_between_numbers_of_devices(four_devices):
@@ -48,15 +52,13 @@ def test_a_run_moves_between_numbers_of_devices(four_devices):
   assert four_devices['two'] == [2, 3, 5]
 
 
-def test_one_compilation_serves_placed_and_returned_states(four_devices):
-  assert four_devices['compiled_later'] == 0
-
-
-def test_missing_synchronisation_is_found(four_devices):
-  assert 'ReplicationError: declared replicated but different' in four_devices['no_sync']
-  assert "state['gates']" in four_devices['no_sync']
-  assert 'weights' not in four_devices['no_sync']
-  assert "metrics['loss']" in four_devices['no_metric_sync']
+@pytest.mark.parametrize('kind', ['pmap', 'shard_map'])
+def test_missing_synchronisation_is_found(four_devices, kind):
+  found = four_devices['kinds'][kind]
+  assert 'ReplicationError: declared replicated but different' in found['no_sync']
+  assert "state['gates']" in found['no_sync']
+  assert 'weights' not in found['no_sync']
+  assert "metrics['loss']" in found['no_metric_sync']
 
 
 def test_indivisible_parts_are_named(four_devices):
@@ -77,14 +79,20 @@ def test_host_devices_too_late(four_devices):
     runner.host_devices(0)
 
 
-def test_split_and_merge_are_inverse():
+def test_trees_are_split_by_rows():
   tree = {'a': jnp.arange(12.0).reshape(6, 2), 'b': np.arange(6), 'c': jnp.ones(3)}
   axes = {'a': 0, 'b': 0, 'c': None}
   parts = layout.split(tree, axes, 3)
   assert {k: v.shape for k, v in parts.items()} == {'a': (3, 2, 2), 'b': (3, 2), 'c': (3,)}
-  whole = layout.merge(parts, axes)
   for name, value in tree.items():
-    np.testing.assert_array_equal(whole[name], value)
+    np.testing.assert_array_equal(np.reshape(parts[name], value.shape), value)
+  replicated, sharded = layout.partition(tree, axes)
+  assert [x.shape for x in (*replicated, *sharded)] == [(3,), (6, 2), (6,)]
+  again = layout.join(replicated, sharded, axes, like=tree)
+  assert all(again[name] is value for name, value in tree.items())
+  second = layout.rows(tree, axes, 1, 3)
+  assert second['b'].tolist() == [2, 3]
+  assert second['c'] is tree['c']
   with pytest.raises(ValueError, match=r"\['a'\] has shape \(6, 2\).* 4 devices"):
     layout.split(tree, axes, 4)
   with pytest.raises(ValueError, match=r'shape \(\)'):
@@ -112,7 +120,7 @@ def test_jit_donates_but_place_copies():
 
 
 def test_arguments_are_checked():
-  with pytest.raises(ValueError, match="'auto', 'jit' or 'pmap', got 'shard'"):
+  with pytest.raises(ValueError, match=r"'pmap', 'shard_map'.*, got 'shard'"):
     runner.make_update(lambda s, b: (s, {}), kind='shard')
   with pytest.raises(ValueError, match='axes must be None'):
     runner.make_update(lambda s, b: (s, {}), state_axes={'a': 1})

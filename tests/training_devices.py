@@ -65,7 +65,8 @@ def batches(step):
 
 def train(kind, step=update, steps=20, **kwargs):
   axes = {'state_axes': STATE_AXES, 'metric_axes': {'loss': None, 'losses': 0}, **kwargs}
-  mapped = runner.make_update(step, kind=kind, **axes)
+  one = {'kind': 'jit', 'devices': jax.devices()[:1]}
+  mapped = runner.make_update(step, **(one if kind == 'one' else {'kind': kind}), **axes)
   state = {'w': jnp.zeros(5)} if step is data_update else init(8)
   result = loop.run(mapped, state, batches, num_steps=steps, log_every=9, progress=False)
   return mapped, result
@@ -77,9 +78,9 @@ def difference(a, b):
   return max(float(np.max(np.abs(np.asarray(plain(x)) - np.asarray(plain(y))))) for x, y in pairs)
 
 
-def message(call):
+def message(call, *args, **kwargs):
   try:
-    call()
+    call(*args, **kwargs)
   except Exception as error:
     return f'{type(error).__name__}: {error}'
   return 'no error'
@@ -88,17 +89,27 @@ def message(call):
 def main(directory):
   runner.host_devices(4)
   out = {'devices': jax.device_count()}
-  one, jitted = train('jit')
-  many, mapped = train('auto')
-  out['kinds'] = [one.kind, one.num_devices, many.kind, many.num_devices]
-  out['population'] = difference(jitted.state, mapped.state)
-  out['moved'] = difference(jitted.state['gates'], init(8)['gates'])
-  out['losses'] = difference(jitted.metrics['losses'], mapped.metrics['losses'])
-  out['shapes'] = [list(mapped.state[k].shape) for k in ('gates', 'weights', 'keys')]
+  one, alone = train('one')
   free = {'state_axes': None, 'metric_axes': None, 'batch_axes': 0}
-  out['data'] = difference(
-    train('jit', data_update, **free)[1].state, train('pmap', data_update, **free)[1].state
-  )
+  data = train('one', data_update, **free)[1].state
+  out['moved'] = difference(alone.state['gates'], init(8)['gates'])
+  out['kinds'] = {}
+  for kind in ('jit', 'pmap', 'shard_map'):
+    many, mapped = train(kind)
+    out['kinds'][kind] = {
+      'num_devices': many.num_devices,
+      'population': difference(alone.state, mapped.state),
+      'losses': difference(alone.metrics['losses'], mapped.metrics['losses']),
+      'shapes': [list(mapped.state[k].shape) for k in ('gates', 'weights', 'keys')],
+      'data': difference(data, train(kind, data_update, **free)[1].state),
+      'compiled_later': compiled_after_the_first_step(kind),
+      'no_sync': message(train, kind, functools.partial(update, sync=False), steps=1),
+      'no_metric_sync': message(
+        train, kind, functools.partial(update, sync_metrics=False), steps=1
+      ),
+    }
+  auto = runner.make_update(update, state_axes=STATE_AXES)
+  out['auto'] = [auto.kind, auto.num_devices]
   # A checkpoint of four devices continues on one.
   store = checkpoint.Checkpoints(directory)
   half = loop.run(many, init(8), batches, num_steps=10, progress=False)
@@ -106,25 +117,20 @@ def main(directory):
   placed = one.place(store.restore(one.place(init(8)))[1])
   for step in range(10, 20):
     placed, _ = one(placed, batches(step))
-  out['moved_to_one'] = difference(placed, jitted.state)
+  out['moved_to_one'] = difference(placed, alone.state)
   out['indivisible'] = message(lambda: many.place(init(6)))
-  out['no_sync'] = message(lambda: train('pmap', functools.partial(update, sync=False), steps=1))
-  out['no_metric_sync'] = message(
-    lambda: train('pmap', functools.partial(update, sync_metrics=False), steps=1)
-  )
   out['batch'] = message(layout_error)
   out['late'] = message(lambda: runner.host_devices(2))
   out['same'] = message(lambda: runner.host_devices(4))
-  out['compiled_later'] = compiled_after_the_first_step()
   two = runner.make_update(update, kind='pmap', state_axes=STATE_AXES, devices=jax.devices()[:2])
   out['two'] = list(two.place(init(6))['weights'].shape)
   print(json.dumps(out))
 
 
-def compiled_after_the_first_step():
+def compiled_after_the_first_step(kind):
   """A placed state must look like one that a step returned, or the second step compiles again."""
   step = runner.make_update(
-    update, kind='pmap', state_axes=STATE_AXES, metric_axes={'loss': None, 'losses': 0}
+    update, kind=kind, state_axes=STATE_AXES, metric_axes={'loss': None, 'losses': 0}
   )
   state, _ = step(step.place(init(8)), batches(0))
   seen = []

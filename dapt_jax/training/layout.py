@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,32 +27,56 @@ def split(tree: Any, axes: Axes, num_devices: int, name: str = 'tree') -> Any:
   Raises:
     ValueError: K is not divisible by D, or a sharded leaf has no axis.
   """
+  check_divides(tree, axes, num_devices, name)
+
+  def reshape(x):
+    x = x if hasattr(x, 'reshape') else np.asarray(x)
+    return x.reshape((num_devices, x.shape[0] // num_devices, *x.shape[1:]))
+
+  visit = lambda axis, part: part if axis is None else jax.tree.map(reshape, part)
+  return jax.tree.map(visit, axes, tree, is_leaf=is_axis)
+
+
+def check_divides(tree: Any, axes: Axes, num_devices: int, name: str = 'tree') -> None:
+  """Checks that the sharded parts of a pytree divide by a number of devices.
+
+  Raises:
+    ValueError: a part does not, or has no axis; names it.
+  """
 
   def visit(path, axis, part):
-    if axis is None:
-      return part
-    return jax.tree_util.tree_map_with_path(lambda p, x: reshape((*path, *p), x), part)
+    for inner, x in jax.tree_util.tree_leaves_with_path(part) if axis is not None else ():
+      shape = np.shape(x)
+      if not shape or shape[0] % num_devices:
+        raise ValueError(
+          f'{name}{jax.tree_util.keystr((*path, *inner))} has shape {shape} and is sharded along '
+          f'axis 0, which does not divide by {num_devices} devices: make that axis a multiple of '
+          f'{num_devices}, or give fewer devices (devices=jax.local_devices()[:n])'
+        )
 
-  def reshape(path, x):
-    shape = np.shape(x)
-    if not shape or shape[0] % num_devices:
-      raise ValueError(
-        f'{name}{jax.tree_util.keystr(path)} has shape {shape} and is sharded along axis 0, which '
-        f'does not divide by {num_devices} devices: make that axis a multiple of {num_devices}, '
-        'give fewer devices '
-        "(devices=jax.local_devices()[:n]), or use kind='jit'"
-      )
-    x = x if hasattr(x, 'reshape') else np.asarray(x)
-    return x.reshape((num_devices, shape[0] // num_devices, *shape[1:]))
-
-  return jax.tree_util.tree_map_with_path(visit, axes, tree, is_leaf=is_axis)
+  jax.tree_util.tree_map_with_path(visit, axes, tree, is_leaf=is_axis)
 
 
-def merge(tree: Any, axes: Axes) -> Any:
-  """The inverse of `split`: `[D, K/D, ...] -> [K, ...]` in the sharded parts."""
-  join = lambda x: x.reshape((-1, *x.shape[2:]))
-  visit = lambda axis, part: part if axis is None else jax.tree.map(join, part)
-  return jax.tree.map(visit, axes, tree, is_leaf=is_axis)
+def rows(tree: Any, axes: Axes, index: int, count: int) -> Any:
+  """The sharded parts' rows of one process out of several: `[K, ...] -> [K / count, ...]`."""
+  cut = lambda x: x[index * (len(x) // count) : (index + 1) * (len(x) // count)]
+  visit = lambda axis, part: part if axis is None else jax.tree.map(cut, part)
+  return tree if count == 1 else jax.tree.map(visit, axes, tree, is_leaf=is_axis)
+
+
+def partition(tree: Any, axes: Axes) -> tuple[list[Any], list[Any]]:
+  """(leaves of the replicated parts, leaves of the sharded parts); `join` is the inverse."""
+  out: tuple[list[Any], list[Any]] = ([], [])
+  visit = lambda axis, part: out[axis is not None].extend(jax.tree.leaves(part))
+  jax.tree.map(visit, axes, tree, is_leaf=is_axis)
+  return out
+
+
+def join(replicated: Sequence[Any], sharded: Sequence[Any], axes: Axes, like: Any) -> Any:
+  """The tree with the structure of `like` that `partition` took apart."""
+  take = iter(replicated), iter(sharded)
+  visit = lambda axis, part: jax.tree.map(lambda _: next(take[axis is not None]), part)
+  return jax.tree.map(visit, axes, like, is_leaf=is_axis)
 
 
 def as_arrays(tree: types.ArrayTree) -> types.ArrayTree:
@@ -85,6 +110,21 @@ def differing_replicas(tree: Any, axes: Axes) -> list[str]:
 
   jax.tree_util.tree_map_with_path(visit, axes, tree, is_leaf=is_axis)
   return found
+
+
+def fingerprints(tree: Any, axes: Axes) -> tuple[list[str], np.ndarray]:
+  """(paths, f32[leaves, 2]) of the replicated leaves: mean and root of the mean square of each."""
+  paths, rows_ = [], []
+
+  def visit(path, axis, part):
+    for inner, leaf in jax.tree_util.tree_leaves_with_path(part) if axis is None else ():
+      data = jax.random.key_data(leaf) if is_key(leaf) else leaf
+      x = np.asarray(data.addressable_data(0)).astype(np.float64)
+      paths.append(jax.tree_util.keystr((*path, *inner)))
+      rows_.append((x.mean(), np.sqrt(np.square(x).mean())) if x.size else (0, 0))
+
+  jax.tree_util.tree_map_with_path(visit, axes, tree, is_leaf=is_axis)
+  return paths, np.asarray(rows_, np.float32).reshape(-1, 2)
 
 
 def check_same_structure(before: types.ArrayTree, after: types.ArrayTree) -> None:
