@@ -12,6 +12,7 @@ import optax
 
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
+from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
@@ -29,6 +30,7 @@ def learn(
   opened: workdir_lib.Workdir,
   program: Program,
   seed: int,
+  begin: begin_lib.Begin | None = None,
 ) -> tuple[Gates, Mapping[str, Any]]:
   """Runs or resumes a search of gates: (logits, last metrics)."""
   searcher, update = program
@@ -39,6 +41,7 @@ def learn(
       batches(task, config.search, seed),
       num_steps=config.search.steps,
       workdir=opened,
+      begin=begin,
       checkpoint_every=config.search.checkpoint_every,
       log_every=config.search.log_every,
       writers=more,
