@@ -12,7 +12,8 @@ import optax
 
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
-from dapt_jax.training import loop, runner, seeds
+from dapt_jax.training import begin as begin_lib
+from dapt_jax.training import hosts, loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
 from dapt_jax.types import Gates
@@ -29,6 +30,7 @@ def learn(
   opened: workdir_lib.Workdir,
   program: Program,
   seed: int,
+  begin: begin_lib.Begin | None = None,
 ) -> tuple[Gates, Mapping[str, Any]]:
   """Runs or resumes a search of gates: (logits, last metrics)."""
   searcher, update = program
@@ -39,6 +41,7 @@ def learn(
       batches(task, config.search, seed),
       num_steps=config.search.steps,
       workdir=opened,
+      begin=begin,
       checkpoint_every=config.search.checkpoint_every,
       log_every=config.search.log_every,
       writers=more,
@@ -194,6 +197,15 @@ def _has_episodes(settings: Any) -> bool:
 
 
 def _devices(config: Any) -> list[jax.Device]:
-  """All devices where the population divides by them; else one."""
-  every = jax.devices()
-  return every if config.search.population % len(every) == 0 else every[:1]
+  """All devices where the population divides by them; else one.
+
+  Raises:
+    ValueError: several processes, and the population does not divide by their devices.
+  """
+  every, size = jax.devices(), config.search.population
+  if size % len(every) and hosts.count() > 1:
+    raise ValueError(
+      f'search.population is {size}, which does not divide by the {len(every)} devices of '
+      f'{hosts.count()} processes: make it a multiple of them'
+    )
+  return every if size % len(every) == 0 else every[:1]

@@ -7,6 +7,9 @@ criterion (magnitude_l1, magnitude_l2, bn_scale, taylor, random, hessian, fpgm) 
 trained on the source and cut by it, at once or in --config.search.rounds rounds with retraining in
 between.
 
+--resume=DIR goes on with the searches of an earlier run under another configuration (more steps,
+say); --init=DIR gives the network trained on the source the weights of an earlier run's.
+
 Writes, under WORKDIR/search/NAME/, the search's checkpoints, `metrics.jsonl` (loss, cost, gate
 probabilities), `architecture.json` with its `.safetensors`, and the cut network as a picture,
 `architecture.svg`. A finished search is not repeated; a stopped one goes on.
@@ -22,8 +25,10 @@ from typing import Any
 import numpy as np
 
 import dapt_jax as dapt
+from dapt_jax.training import begin as begin_lib
+from dapt_jax.training import checkpoint, hosts
 from dapt_jax.training import workdir as workdir_lib
-from experiments import classical, flags, gate_search, outputs, schema
+from experiments import beginning, classical, flags, gate_search, outputs, schema, source
 from experiments import task as task_lib
 
 #: Fields that may change between a run and its continuation.
@@ -35,8 +40,16 @@ def name_of(config: Any, budget: float, seed: int, variant: str = 'learned') -> 
   return f'{variant}-{config.search.unit}{budget:g}-seed{seed}'
 
 
-def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Architecture]:
+def run_all(
+  config: Any, task: task_lib.Task, workdir: str, resume: checkpoint.PathLike | None = None
+) -> dict[str, dapt.Architecture]:
   """Runs the searches of a configuration.
+
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    workdir: of the whole run.
+    resume: work directory of an earlier run, where searches without a checkpoint begin.
 
   Returns:
     {search name: architecture}.
@@ -53,7 +66,7 @@ def run_all(config: Any, task: task_lib.Task, workdir: str) -> dict[str, dapt.Ar
     )
     for seed in config.search.seeds:
       name = name_of(config, budget, seed)
-      found[name] = search(config, task, workdir, budget, seed, program=program)
+      found[name] = search(config, task, workdir, budget, seed, program=program, resume=resume)
   return found
 
 
@@ -74,6 +87,7 @@ def search(
   *,
   variant: str = 'learned',
   program: Callable[[], gate_search.Program] | None = None,
+  resume: checkpoint.PathLike | None = None,
 ) -> dapt.Architecture:
   """Runs, resumes or reads one search.
 
@@ -88,6 +102,8 @@ def search(
       criterion, `schema.CRITERIA`.
     program: makes the search and its compiled update, called if there is something to search; None
       makes them here.
+    resume: work directory of an earlier run, whose search of this name it goes on with if it has no
+      checkpoint of its own.
 
   Returns:
     The architecture, with the search's settings in its provenance.
@@ -99,7 +115,7 @@ def search(
   recorded = _recorded(config, budget, seed, variant)
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
-    if made.exists():
+    if hosts.broadcast(made.exists()):
       return dapt.Architecture.load(made)
     if criterion != 'gates':
       pruned = classical.find(config, task, workdir, path, criterion, budget, seed)
@@ -108,7 +124,8 @@ def search(
       build = program or functools.partial(
         gate_search.make_program, config, task, workdir, budget, variant
       )
-      theta, metrics = gate_search.learn(config, task, opened, build(), seed)
+      begin = begin_lib.Begin(pathlib.Path(resume) / 'search' / name if resume else None)
+      theta, metrics = gate_search.learn(config, task, opened, build(), seed, begin)
       arch = task.graph.decide(
         theta, budget=budget, unit=config.search.unit, round_to=config.search.round_to
       )
@@ -120,9 +137,14 @@ def search(
       metrics={k: float(v) for k, v in metrics.items() if np.ndim(v) == 0},
       theta={n: np.asarray(t).tolist() for n, t in theta.items()},
     )
-    arch.save(made)
-    task.graph.picture(arch).save(path / 'architecture.svg')
+    hosts.first_does(functools.partial(_save, task, arch, made))
     return arch
+
+
+def _save(task: task_lib.Task, arch: dapt.Architecture, path: pathlib.Path) -> None:
+  """Writes an architecture, and its picture beside it."""
+  arch.save(path)
+  task.graph.picture(arch).save(path.with_suffix('.svg'))
 
 
 def _recorded(config: Any, budget: float, seed: int, variant: str) -> dict[str, Any]:
@@ -151,15 +173,21 @@ def criterion_of(config: Any, variant: str) -> str:
 
 def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Runs all searches and prints what they found."""
+  begin, c = beginning.given(), config.search
+  names = [name_of(config, budget, seed) for budget in c.budgets for seed in c.seeds]
+  beginning.check(begin, config, workdir, names)
   task = task_lib.load(config)
   if overwrite:
     root = pathlib.Path(workdir)
     flags.clear([*(root / 'search').glob('*'), root / 'source'])
   print('\n'.join(task.data_sources))
-  for name, arch in run_all(config, task, workdir).items():
+  if begin.init:
+    source.train(config, task, workdir, init=pathlib.Path(begin.init) / 'source')
+  for name, arch in run_all(config, task, workdir, begin.resume).items():
     shares = ', '.join(f'{u} {c["share"]:.2%}' for u, c in arch.costs.items())
     print(f'{name}: {arch.fingerprint()}, {shares}')
 
 
 if __name__ == '__main__':
-  flags.run(main)
+  beginning.define()
+  flags.run(main, several=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from dapt_jax import data
+from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.types import Gates, Params
@@ -27,8 +28,16 @@ class State(NamedTuple):
   optimizer: Any
 
 
-def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
+def train(
+  config: Any, task: task_lib.Task, workdir: str, init: pathlib.Path | None = None
+) -> Params:
   """Trains the whole network on the source's training split, once per work directory.
+
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    workdir: of the whole run.
+    init: an earlier such training, whose weights it starts with if it has no checkpoint.
 
   Returns:
     Parameters with moving averages of the normalisation statistics.
@@ -41,6 +50,7 @@ def train(config: Any, task: task_lib.Task, workdir: str) -> Params:
     num_steps=config.transfer.source_steps,
     seed=config.seed,
     gates={},
+    init=init,
   )
 
 
@@ -78,6 +88,7 @@ def _fit(
   num_steps: int,
   seed: int,
   gates: Gates,
+  init: pathlib.Path | None = None,
 ) -> Params:
   """Trains with Adam and a cosine schedule on the source's training split."""
   recorded = {
@@ -99,6 +110,7 @@ def _fit(
       batches(task, config.search.batch_size, seed),
       num_steps=num_steps,
       workdir=opened,
+      begin=begin_lib.Begin(init=init),
       checkpoint_every=200,
       writers=more,
       name='source network' if not gates else f'cut network, {path.name}',

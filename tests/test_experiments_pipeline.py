@@ -22,10 +22,11 @@ import dapt_jax as dapt
 from dapt_jax import pruning
 from dapt_jax.models import pretrained
 from dapt_jax.report import gate_plots
-from dapt_jax.training import loop, seeds, stopping, writers
+from dapt_jax.training import begin, checkpoint, loop, seeds, stopping, writers
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import retrain
 from experiments import (
+  beginning,
   candidates,
   first_weights,
   gate_search,
@@ -370,9 +371,43 @@ def test_source_network_is_trained_once(task, tmp_path):
   np.testing.assert_array_equal(
     first['params']['head']['kernel'], again['params']['head']['kernel']
   )
+  other = source.train(config, task, str(tmp_path / 'other'), init=tmp_path / 'source')
+  steps = writers.read_jsonl(tmp_path / 'other' / 'source' / 'metrics.jsonl')
+  assert steps[0]['loss'] < writers.read_jsonl(tmp_path / 'source' / 'metrics.jsonl')[0]['loss']
+  assert np.abs(other['params']['head']['kernel'] - first['params']['head']['kernel']).max() > 1e-3
   config.transfer.source_steps = 5
   with pytest.raises(workdir_lib.WorkdirError, match='steps: 4 -> 5'):
     source.train(config, task, str(tmp_path))
+
+
+def test_search_goes_on_from_an_earlier_run(compared, task, tmp_path):
+  """That one is at the last step already: what it learned is taken over as it is."""
+  beginning.check(begin.Begin(resume=compared), _small(), str(tmp_path), [SEARCH])
+  arch = prune.run_all(_small(), task, str(tmp_path), compared)[SEARCH]
+  learned = dapt.Architecture.load(compared / 'search' / SEARCH / 'architecture.json')
+  assert arch.provenance['theta'] == learned.provenance['theta']
+  begun = json.loads((tmp_path / 'search' / SEARCH / 'begun.json').read_text())
+  assert begun == {'resume': str(compared / 'search' / SEARCH), 'step': 6}
+
+
+@pytest.mark.parametrize(
+  'flags, changed, said',
+  [
+    ({'resume': 'old'}, {}, rf'--resume=.*old: .*{SEARCH} holds no checkpoint.*there: none'),
+    ({'resume': 'new'}, {}, 'is this work directory'),
+    ({'resume': 'old'}, {'criterion': 'taylor'}, 'criterion=taylor makes none: use --init'),
+    ({'init': 'old'}, {}, 'a search of gates has one with search.weights=given'),
+    ({'init': 'old'}, {'weights': 'given'}, r'--init=.*old/source holds no checkpoint'),
+  ],
+)
+def test_bad_beginnings_are_refused_before_any_work(tmp_path, monkeypatch, flags, changed, said):
+  monkeypatch.setattr(task_lib, 'load', lambda config: pytest.fail('worked'))
+  begun = begin.Begin(**{name: tmp_path / path for name, path in flags.items()})
+  monkeypatch.setattr(beginning, 'given', lambda: begun)
+  config = _small()
+  config.search.update(changed)
+  with pytest.raises((ValueError, checkpoint.CheckpointError), match=said):
+    prune.main(config, str(tmp_path / 'new'), False)
 
 
 def test_batches_keep_weights_and_gates_apart(task):

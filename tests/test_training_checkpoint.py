@@ -1,16 +1,17 @@
-import errno
 import shutil
+import subprocess
+import threading
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 import training_toy as toy
 
-from dapt_jax.training import checkpoint
+from dapt_jax.training import best as best_lib
+from dapt_jax.training import checkpoint, disk, workdir
 
 # Reads still under way when a damaged file ends a restore complain on their own threads.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -141,6 +142,7 @@ def test_wrong_content_in_sound_files_is_damage(tmp_path):
 def test_all_damaged_is_an_error(tmp_path):
   store = checkpoint.Checkpoints(tmp_path / 'c')
   store.save(1, {'x': jnp.ones(9)})
+  store.wait()
   damage(data_file(tmp_path, 1), 'truncate')
   with (
     pytest.warns(UserWarning, match='damaged'),
@@ -159,22 +161,93 @@ def test_half_written_checkpoint_is_ignored(tmp_path):
   assert store.restore({'x': jnp.zeros(2)})[0] == 1
 
 
-def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
-  store = checkpoint.Checkpoints(tmp_path / 'c')
-  store.save(1, {'x': jnp.ones(2)})
+@pytest.fixture
+def small_disk(tmp_path):
+  """A disk of its own, 1 MB."""
+  path = tmp_path / 'disk'
+  path.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(path)]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip('only root can mount a disk')
+  yield path
+  subprocess.run(['umount', '--lazy', str(path)], check=True)
 
-  def full(self, step, **kwargs):
-    (tmp_path / 'c' / f'{step}.orbax-checkpoint-tmp').mkdir()
-    raise OSError(errno.ENOSPC, 'No space left on device')
 
-  with monkeypatch.context() as patch:
-    patch.setattr(ocp.CheckpointManager, 'save', full)
-    with pytest.raises(checkpoint.CheckpointError, match='disk is full; step 1 is intact'):
-      store.save(2, {'x': jnp.zeros(2)})
-  assert [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
-  assert store.restore({'x': jnp.zeros(2)})[1]['x'].tolist() == [1, 1]
+def test_full_disk_leaves_the_previous_checkpoint(small_disk):
+  big = lambda v: {'x': jnp.full(100_000, v, jnp.float32), 'y': jax.random.key(v)}
+  noisy = jax.random.normal(jax.random.key(0), (300_000,))  # does not compress
+  store = checkpoint.Checkpoints(small_disk / 'c', keep=1)
+  store.save(1, big(1))
+  store.save(2, {'x': noisy})  # begins, and fails in the background
+  with pytest.raises(checkpoint.CheckpointError, match=r'save step 2 .*disk is full; step 1 is in'):
+    store.save(3, big(3))
+  assert [p.name for p in (small_disk / 'c').iterdir()] == ['1']
+  assert toy.leaves(store.restore(big(0))[1]) == toy.leaves(big(1))
+  store.save(3, big(3))  # the error is told once, and the next save is like any other
+  assert store.steps() == [3]
+  store.save(4, {'x': noisy})
+  with pytest.raises(checkpoint.CheckpointError, match=r'save step 4 .*step 3 is intact'):
+    store.close()
+
+
+def test_read_only_disk(small_disk):
+  store = checkpoint.Checkpoints(small_disk / 'c')
+  with workdir.open_workdir(small_disk, {}, kind='toy'):
+    store.save(1, {'x': jnp.ones(2)})
+    store.wait()
+  subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
   store.save(2, {'x': jnp.zeros(2)})
-  assert store.steps() == [1, 2]
+  with pytest.raises(checkpoint.CheckpointError, match=r'Read-only file system.*step 1 is intact'):
+    store.wait()
+  assert store.restore({'x': jnp.zeros(2)})[1]['x'].tolist() == [1, 1]
+  with (
+    pytest.raises(workdir.WorkdirError, match=f'cannot write to {small_disk}.*Read-only'),
+    workdir.open_workdir(small_disk, {}, kind='toy'),
+  ):
+    pass
+
+
+def test_save_copies_and_returns(tmp_path, monkeypatch):
+  """The state may be changed at once; the next call waits for the save."""
+  go, write = threading.Event(), disk.Disk.write
+  monkeypatch.setattr(disk.Disk, 'write', lambda *args: go.wait(60) and write(*args))
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  state = {'x': np.arange(3.0), 'y': jnp.arange(2.0)}
+  store.save(1, state)
+  assert not list((tmp_path / 'c').iterdir())
+  state['x'][:] = -1
+  state['y'].delete()
+  go.set()
+  assert store.steps() == [1]
+  found = store.restore({'x': np.zeros(3), 'y': jnp.zeros(2)})[1]
+  assert [x.tolist() for x in found.values()] == [[0, 1, 2], [0, 1]]
+
+
+@pytest.mark.parametrize('mode, kept, first', [('min', [1, 4, 5], 4), ('max', [2, 3, 5], 2)])
+def test_keeps_the_best(tmp_path, mode, kept, first):
+  best = best_lib.Best('loss', mode, keep=2)
+  store = checkpoint.Checkpoints(tmp_path / 'c', keep=1, best=best, about={'code': 'x'})
+  assert store.best_step() is None
+  values = {1: 0.5, 2: 0.7, 3: 0.7, 4: 0.1, 5: np.nan}
+  for step, value in values.items():
+    store.save(step, {'x': jnp.float32(step)}, {'loss': np.float32(value), 'many': np.ones(3)})
+  assert store.steps() == kept
+  assert store.best_step() == first
+  assert store.load(first, {'x': jnp.float32(0)})['x'] == first
+  store.close()
+  # What is best stands in the checkpoints, so another process knows it too.
+  store = checkpoint.Checkpoints(tmp_path / 'c', keep=1, best=best)
+  store.save(6, {'x': jnp.float32(6)})  # no metrics, as on a stop: never the best
+  assert store.steps() == [*kept[:2], 6]
+  assert store.best_step() == first
+  with pytest.raises(ValueError, match=r"by 'loss', which is not among the metrics \['cost'\]"):
+    store.save(7, {'x': jnp.float32(7)}, {'cost': 1.0})
+  with pytest.raises(ValueError, match=r'an array of shape \(2,\): name a scalar'):
+    store.save(7, {'x': jnp.float32(7)}, {'loss': np.ones(2)})
+  with pytest.raises(ValueError, match="must be 'min' or 'max', got 'least'"):
+    checkpoint.Checkpoints(tmp_path / 'c', best=best_lib.Best('loss', 'least'))
 
 
 def test_unsavable_leaf_is_named(tmp_path):

@@ -1,3 +1,6 @@
+import contextlib
+import errno
+import json
 import os
 import pathlib
 import signal
@@ -11,7 +14,10 @@ import pytest
 import training_toy as toy
 
 from dapt_jax.training import (
+  begin,
+  best,
   checkpoint,
+  disk,
   loop,
   recording,
   runner,
@@ -46,48 +52,71 @@ def test_learns_and_logs(reference):
   assert result.state['scale'].weak_type is False
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_killed_process_resumes_bit_identical(tmp_path, reference, signum):
+def start(directory, *more):
+  """A process that runs the toy."""
   env = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-  process = subprocess.Popen(
-    [sys.executable, str(ROOT / 'tests' / 'training_toy.py'), str(tmp_path)],
+  return subprocess.Popen(
+    [sys.executable, str(ROOT / 'tests' / 'training_toy.py'), str(directory), *more],
     env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
-  for line in process.stdout:
-    if line.strip() == 'batch 23':
-      process.send_signal(signum)
-      break
+
+
+def wait_for(process, line):
+  assert any(said.strip() == line for said in process.stdout), process.stderr.read()
+
+
+def test_stopped_process_resumes_bit_identical(tmp_path, reference):
+  process = start(tmp_path, '--every=3')
+  wait_for(process, 'writing 21')  # a save is under way
+  process.terminate()
   _, errors = process.communicate(timeout=120)
   steps = checkpoint.Checkpoints(tmp_path / 'checkpoints').steps()
-  if signum == signal.SIGKILL:
-    assert process.returncode == -signal.SIGKILL
-    assert steps == [20]
-  else:
-    assert process.returncode == stopping.EXIT_RESUMABLE == 75
-    assert 21 <= steps[-1] < toy.NUM_STEPS  # two batches are made ahead
-    [said] = [line for line in errors.splitlines() if 'to go on' in line]
-    assert f'step {steps[-1]} of 60' in said
-    assert str(tmp_path) in said
+  assert process.returncode == stopping.EXIT_RESUMABLE == 75
+  assert 21 <= steps[-1] < toy.NUM_STEPS
+  [said] = [line for line in errors.splitlines() if 'to go on' in line]
+  assert f'step {steps[-1]} of 60' in said
+  assert str(tmp_path) in said
   result = toy.run(tmp_path)
   assert result.resumed_from == steps[-1]
   check_same(result, tmp_path, reference)
 
 
-@pytest.mark.parametrize('at', [1, 20, 33])
-def test_stopped_in_process_resumes_bit_identical(tmp_path, reference, at, capsys):
+def test_killed_processes_resume_bit_identical(tmp_path, reference):
+  """One run, killed between saves, in the middle of a save, and when that is committed."""
+  reached = []
+  for line in ('batch 13', 'writing 30', 'written 45'):
+    process = start(tmp_path, '--every=3')
+    wait_for(process, line)
+    process.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    reached.append(max(checkpoint.Checkpoints(tmp_path / 'checkpoints').steps()))
+  assert reached[1:] == [27, 45]
+  result = toy.run(tmp_path, checkpoint_every=3)
+  assert result.resumed_from == 45
+  check_same(result, tmp_path, reference)
+  assert checkpoint.Checkpoints(tmp_path / 'checkpoints').steps() == [54, 57, 60]
+
+
+@pytest.mark.parametrize(
+  'at, signum', [(1, signal.SIGTERM), (20, signal.SIGINT), (33, signal.SIGTERM)]
+)
+def test_stopped_in_process_resumes_bit_identical(tmp_path, reference, at, signum, capsys):
+  before = signal.getsignal(signum)
+
   def interrupting(step):
     if step == at - 1:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), signum)
     return toy.batches(step)
 
   with pytest.raises(stopping.Interrupted) as caught:
     toy.run(tmp_path, batches=interrupting)
   assert caught.value.code == 75
   assert caught.value.step == at
-  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  assert signal.getsignal(signum) == before
   result = toy.run(tmp_path, progress=True)
   assert f'going on from step {at} of 60' in capsys.readouterr().err
   check_same(result, tmp_path, reference)
@@ -120,6 +149,39 @@ def test_error_in_a_batch_leaves_the_last_checkpoint(tmp_path, reference):
   check_same(result, tmp_path, reference)
 
 
+def full(self, step, *rest):
+  raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_failed_save_does_not_hide_another_error(tmp_path, monkeypatch):
+  def failing(step):
+    if step == 37:
+      monkeypatch.setattr(disk.Disk, 'write', full)
+    if step == 41:
+      raise OSError('data gone')
+    return toy.batches(step)
+
+  with (
+    pytest.raises(OSError, match='data gone'),
+    pytest.warns(UserWarning, match=r'save step 40 .* disk is full; step 20 is intact'),
+  ):
+    toy.run(tmp_path, batches=failing)
+
+
+@pytest.mark.parametrize('at, left', [(25, 20), (60, 40)])
+def test_stop_that_cannot_save_says_so(tmp_path, monkeypatch, at, left):
+  """Not the exit code of a saved run."""
+
+  def interrupting(step):
+    if step == at - 1:
+      monkeypatch.setattr(disk.Disk, 'write', full)
+      os.kill(os.getpid(), signal.SIGTERM)
+    return toy.batches(step)
+
+  with pytest.raises(checkpoint.CheckpointError, match=f'save step {at} .*step {left} is intact'):
+    toy.run(tmp_path, batches=interrupting, checkpoint_every=20)
+
+
 def test_finished_run_returns_at_once(tmp_path, reference):
   toy.run(tmp_path)
   result = toy.run(tmp_path, batches=lambda step: pytest.fail('not needed'), prefetch=2)
@@ -133,6 +195,75 @@ def test_finished_run_returns_at_once(tmp_path, reference):
 def test_without_checkpoint_every_saves_the_end_only(tmp_path):
   toy.run(tmp_path, checkpoint_every=None, num_steps=5)
   assert checkpoint.Checkpoints(tmp_path / 'checkpoints').steps() == [5]
+
+
+def test_begins_where_told(tmp_path, reference):
+  """Own checkpoint > resume > init > scratch; what each takes over."""
+  old, new = tmp_path / 'old', tmp_path / 'new'
+  toy.run(old, num_steps=20)
+  weights = lambda result: toy.leaves(result.state['params'])
+
+  def one_more(directory, num_steps=1, **begun):
+    seen = []
+    batches = lambda step: seen.append(step) or toy.batches(step)
+    run = {'batches': batches, 'num_steps': num_steps, 'begin': begin.Begin(**begun)}
+    return toy.run(directory, **run), seen
+
+  scratch, _ = one_more(tmp_path / 'scratch')
+  initial, seen = one_more(tmp_path / 'init', init=old)
+  assert seen == [0]
+  assert weights(initial) != weights(scratch)
+  assert initial.state['opt'][0].count == 1
+  assert toy.leaves(initial.state['key']) == toy.leaves(scratch.state['key'])
+  resumed, seen = one_more(new, 60, resume=old / 'checkpoints', init=tmp_path / 'init')
+  assert seen == [*range(20, 60)]
+  assert resumed.resumed_from == 20
+  assert toy.leaves(resumed.state) == toy.leaves(reference[0].state)
+  assert json.loads((new / 'begun.json').read_text())['step'] == 20
+  # A checkpoint of its own goes before all: the other run is not even looked for.
+  assert one_more(new, 60, resume=tmp_path / 'nowhere')[1] == []
+  assert checkpoint.Checkpoints(old / 'checkpoints').steps() == [20]
+
+
+@pytest.mark.parametrize('field', begin.Begin._fields)
+def test_bad_beginning_is_refused_before_any_work(tmp_path, field):
+  batches = lambda step: pytest.fail('no work before the error')
+  begun = lambda path: {'batches': batches, 'begin': begin.Begin(**{field: path})}
+  with pytest.raises(checkpoint.CheckpointError, match=r'nowhere holds no checkpoint.*Give such'):
+    toy.run(tmp_path / 'a', **begun(tmp_path / 'nowhere'))
+  (tmp_path / 'empty' / 'checkpoints').mkdir(parents=True)
+  with pytest.raises(checkpoint.CheckpointError, match='empty holds no checkpoint'):
+    toy.run(tmp_path / 'b', **begun(tmp_path / 'empty'))
+  other = toy.init() | {'params': {'w': jnp.zeros(2)}}
+  with contextlib.closing(checkpoint.Checkpoints(tmp_path / 'other')) as store:
+    store.save(5, other)
+  with pytest.raises(
+    checkpoint.StructureError, match=r"\['w'\]: float32\[2\] saved, float32\[4, 3"
+  ):
+    toy.run(tmp_path / 'c', **begun(tmp_path / 'other'))
+  if field == 'init':
+    with pytest.raises(ValueError, match="no part called 'params': give the run as `resume`"):
+      scalar_run(tmp_path / 'd', batches, begin=begin.Begin(init=tmp_path / 'other'))
+
+
+def test_keeps_the_best_by_a_metric(tmp_path):
+  """`accuracy` comes from `on_metrics`: an evaluation is what one mostly goes by."""
+  accuracy = {5: 0.2, 10: 0.9, 15: 0.5, 20: 0.1}
+  run = {
+    'batches': lambda step: np.float32(1),
+    'checkpoint_every': 5,
+    'keep': 1,
+    'on_metrics': lambda step, *rest: {'accuracy': accuracy.get(step, 0.0)},
+  }
+  scalar_run(tmp_path, **run, keep_best=best.Best('accuracy', 'max'))
+  store = checkpoint.Checkpoints(tmp_path / 'checkpoints', best=best.Best('accuracy', 'max'))
+  assert store.steps() == [10, 20]
+  assert store.best_step() == 10
+  with pytest.raises(ValueError, match=r"'acuracy', which is not among .*'accuracy'.*'loss'"):
+    scalar_run(tmp_path / 'typo', **run, keep_best=best.Best('acuracy', 'max'))
+  assert not (tmp_path / 'typo' / 'metrics.jsonl').exists()
+  with pytest.raises(ValueError, match='checkpoint_every=5 must be a multiple of log_every=2'):
+    scalar_run(tmp_path / 'often', **run, keep_best=best.Best('loss'), log_every=2)
 
 
 def scalar_update(state, batch, axis_name=None):

@@ -1,14 +1,17 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
+import warnings
 
 import ml_collections
 import pytest
 
-from dapt_jax.training import workdir
+import dapt_jax
+from dapt_jax.training import version, workdir
 
 
 def config(**kwargs):
@@ -22,7 +25,8 @@ def test_fresh_then_resumed(tmp_path):
     assert not opened.resumed
     assert opened.path == path
   saved = json.loads((path / 'config.json').read_text())
-  assert saved == {'kind': 'prune', 'config': json.loads(config().to_json())}
+  plain = json.loads(config().to_json())
+  assert saved == {'kind': 'prune', 'config': plain, 'code': version.code()}
   with workdir.open_workdir(path, config().to_dict(), kind='prune') as opened:
     assert opened.resumed
 
@@ -55,6 +59,30 @@ def test_free_fields_may_change(tmp_path):
   with workdir.open_workdir(tmp_path, config(lr=0.3), kind='prune', free_fields=['lr']) as opened:
     assert opened.resumed
   assert json.loads((tmp_path / 'config.json').read_text())['config']['lr'] == 0.3
+
+
+def test_other_code_is_warned_about_once(tmp_path, monkeypatch):
+  with workdir.open_workdir(tmp_path, config(), kind='prune'):
+    pass
+  before = version.code()
+  monkeypatch.setattr(version, 'code', lambda: '9.9.9+other')
+  with (
+    pytest.warns(
+      UserWarning, match=rf'made by dapt_jax {re.escape(before)} .* with 9\.9\.9\+other'
+    ),
+    workdir.open_workdir(tmp_path, config(), kind='prune') as opened,
+  ):
+    assert opened.resumed
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    with workdir.open_workdir(tmp_path, config(), kind='prune'):
+      pass
+
+
+def test_code_without_git(monkeypatch):
+  assert version.code.__wrapped__().startswith(dapt_jax.__version__)
+  monkeypatch.setenv('PATH', '')
+  assert version.code.__wrapped__() == dapt_jax.__version__
 
 
 def test_overwrite_starts_afresh(tmp_path):

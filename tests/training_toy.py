@@ -1,6 +1,7 @@
 """A small noisy regression for the loop's tests; as a script it is the process the tests kill."""
 
 import functools
+import os
 import sys
 import time
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dapt_jax.training import loop, runner, workdir
+from dapt_jax.training import disk, loop, runner, workdir
 
 NUM_STEPS = 60
 OPTIMIZER = optax.adam(1e-2)
@@ -73,11 +74,29 @@ def leaves(state):
   ]
 
 
+def say(line):
+  """A line at once and in one piece: two threads talk."""
+  os.write(1, f'{line}\n'.encode())
+
+
 def slow_batches(step):
-  print(f'batch {step}', flush=True)
+  say(f'batch {step}')
   time.sleep(0.02)
   return batches(step)
 
 
+def talking(write):
+  """`Disk.write` that says when it begins and ends."""
+
+  def told(self, step, *rest):
+    say(f'writing {step}')
+    write(self, step, *rest)
+    say(f'written {step}')
+
+  return told
+
+
 if __name__ == '__main__':
-  run(sys.argv[1], batches=slow_batches, progress=True, prefetch=2)
+  every = int(sys.argv[2].removeprefix('--every=')) if len(sys.argv) > 2 else 20
+  disk.Disk.write = talking(disk.Disk.write)
+  run(sys.argv[1], batches=slow_batches, progress=True, checkpoint_every=every, prefetch=2)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 
 from dapt_jax import types
-from dapt_jax.training import checkpoint, layout, recording, runner, stopping
+from dapt_jax.training import begin as begin_lib
+from dapt_jax.training import best as best_lib
+from dapt_jax.training import hosts, layout, recording, runner, stopping
 from dapt_jax.training import prefetch as prefetch_lib
 from dapt_jax.training import progress as progress_lib
+from dapt_jax.training import store as store_lib
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.training import writers as writers_lib
 
@@ -44,6 +49,8 @@ def run(
   workdir: workdir_lib.Workdir | None = None,
   checkpoint_every: int | None = None,
   keep: int = 3,
+  keep_best: best_lib.Best | None = None,
+  begin: begin_lib.Begin | None = None,
   log_every: int = 50,
   writers: Sequence[writers_lib.Writer] = (),
   progress: bool = True,
@@ -71,7 +78,9 @@ def run(
     num_steps: updates in the whole run, those before a stop included.
     workdir: an opened work directory (`workdir.open_workdir`), or None to write nothing.
     checkpoint_every: save every so many steps; None saves at the end and on a stop only.
-    keep: how many checkpoints to keep.
+    keep: how many of the newest checkpoints to keep.
+    keep_best: which checkpoints to keep besides them.
+    begin: where a run begins that has no checkpoint of its own.
     log_every: fetch, check and write the metrics at step 1, at every multiple of this, and at the
       end.
     writers: further writers; they stay open.
@@ -92,32 +101,39 @@ def run(
     checkpoint.CheckpointError: a checkpoint cannot be written, or none can be read.
     checkpoint.StructureError: the checkpoints belong to another configuration.
     runner.ReplicationError: a step on several devices does not synchronise what it must.
-    ValueError: an argument is out of range, the work directory is beyond `num_steps`, or `update`
-      returns a state of another structure than it was given.
+    ValueError: an argument is out of range, the work directory is beyond `num_steps`, `update`
+      returns a state of another structure than it was given, or the metric of `keep_best` is
+      missing.
   """
-  _check_arguments(num_steps, checkpoint_every, log_every)
+  _check_arguments(num_steps, checkpoint_every, log_every, keep_best)
   with contextlib.ExitStack() as stack:
-    store = _Store(stack, workdir, layout.as_arrays(state), keep)
-    start, current = store.resume(num_steps)
-    sinks = [*writers, *_own_writers(stack, workdir)]
+    store = stack.enter_context(
+      store_lib.Store(workdir, layout.as_arrays(state), keep, keep_best, begin)
+    )
+    start, current = store.start(num_steps)
+    sinks = [*writers, *_own_writers(stack, workdir)] if hosts.is_first() else []
     recorder = recording.Recorder(sinks, done=start, finite=finite, last_good=store.last_good)
     if start == num_steps and workdir is not None:
-      return RunResult(current, recording.last_record(workdir.metrics), start)
-    bar = _bar(stack, num_steps, start, name, shown) if progress else None
+      last = hosts.first_does(functools.partial(recording.last_record, workdir.metrics))
+      return RunResult(current, hosts.broadcast(last), start)
+    bar = _bar(stack, num_steps, start, name, shown) if progress and hosts.is_first() else None
     session = _Session(update, store, recorder, bar, on_metrics)
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
+    agreed = _stop_together(stop)
     current = session.place(current)
     put = update.put_batch if isinstance(update, runner.Mapped) else None
     batches = stack.enter_context(prefetch_lib.prefetch(batches, prefetch, put=put, end=num_steps))
     for done in range(start + 1, num_steps + 1):
       current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
-      last, stopped = done == num_steps, stop.requested
+      last, stopped = done == num_steps, agreed(done)
       log = last or done == 1 or done % log_every == 0
       save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
       session.record(done, current, metrics, write=log, save=save)
+      if last or stopped:
+        store.wait()
       if stopped:
         raise stop.interrupted(name, done, num_steps, store.directory)
-    if stop.requested:  # while the last step was logged or saved
+    if hosts.any_of(stop.requested):  # while the last step was logged or saved
       raise stop.interrupted(name, num_steps, num_steps, store.directory)
     return RunResult(session.outside(current), recorder.last, start)
 
@@ -127,7 +143,7 @@ class _Session:
   """One process's part of a run: the step, where it runs, and who hears of it."""
 
   update: Update
-  store: _Store
+  store: store_lib.Store
   recorder: recording.Recorder
   bar: progress_lib.Progress | None
   on_metrics: OnMetrics | None
@@ -162,56 +178,35 @@ class _Session:
     if write:
       if self.on_metrics is not None:
         record.update(self.on_metrics(done, self.outside(state), dict(record)) or {})
+      self.store.check(record)
       self.recorder.write(done, record)
       if self.bar:
         self.bar.report(done, record)
     if save:
-      self.store.save(done, self.outside(state))
+      self.store.save(done, self.outside(state), record if write else None)
 
 
-class _Store:
-  """The checkpoints of a run; without a work directory, nothing."""
+def _stop_together(stop: stopping.Stop) -> Callable[[int], bool]:
+  """`agreed(step)`: whether to stop now; on several processes the same answer everywhere.
 
-  def __init__(
-    self,
-    stack: contextlib.ExitStack,
-    workdir: workdir_lib.Workdir | None,
-    fresh: types.ArrayTree,
-    keep: int,
-  ):
-    self._fresh, self._infinite = fresh, recording.infinite_leaves(fresh)
-    self._checkpoints: checkpoint.Checkpoints | None = None
-    self._last: int | None = None
-    if workdir is not None:
-      self._checkpoints = checkpoint.Checkpoints(workdir.checkpoints, keep=keep)
-      stack.callback(self._checkpoints.close)
-    self.directory = workdir.path if workdir is not None else None
+  They ask each other about once a second, since asking waits for the steps under way.
+  """
+  if hosts.count() == 1:
+    return lambda step: stop.requested
+  asked, begun = 0, time.monotonic()
+  wait = 1
 
-  def resume(self, num_steps: int) -> tuple[int, Any]:
-    """The step and state to start from."""
-    found = self._checkpoints.restore(self._fresh) if self._checkpoints else None
-    if found is None:
-      return 0, self._fresh
-    self._last, state = found
-    if self._last > num_steps:
-      raise ValueError(
-        f'{self.directory} is at step {self._last}, beyond num_steps={num_steps}: raise num_steps '
-        'or use another work directory'
-      )
-    return self._last, layout.as_arrays(state)
+  def agreed(step: int) -> bool:
+    nonlocal asked, begun, wait
+    asked += 1
+    if asked < wait:
+      return False
+    rate = asked / max(time.monotonic() - begun, 1e-3)
+    every = hosts.gather(np.array([stop.requested, rate], np.float32))
+    asked, begun, wait = 0, time.monotonic(), int(np.clip(every[0, 1], 1, 100))
+    return bool(every[:, 0].any())
 
-  def save(self, step: int, state: Any) -> None:
-    """Saves a state that is finite."""
-    if self._checkpoints is not None:
-      recording.check_state(state, step, self._infinite, self.last_good)
-      self._checkpoints.save(step, state)
-      self._last = step
-
-  def last_good(self) -> str:
-    """Where the last checkpoint is, as a sentence."""
-    if self._last is None:
-      return 'No checkpoint was written before.'
-    return f'The last good checkpoint is step {self._last} in {self.directory}.'
+  return agreed
 
 
 def _own_writers(
@@ -234,7 +229,12 @@ def _bar(
   return bar
 
 
-def _check_arguments(num_steps: int, checkpoint_every: int | None, log_every: int) -> None:
+def _check_arguments(
+  num_steps: int,
+  checkpoint_every: int | None,
+  log_every: int,
+  keep_best: best_lib.Best | None,
+) -> None:
   for label, value in (
     ('num_steps', num_steps),
     ('log_every', log_every),
@@ -242,8 +242,8 @@ def _check_arguments(num_steps: int, checkpoint_every: int | None, log_every: in
   ):
     if value is not None and value < 1:
       raise ValueError(f'{label} must be at least 1, got {value}')
-  if jax.process_count() > 1:
+  if keep_best is not None and (checkpoint_every or log_every) % log_every:
     raise ValueError(
-      f'the loop runs in one process with all its devices, but there are {jax.process_count()} '
-      'processes'
+      f'keep_best rates a checkpoint by the metrics logged at its step, so checkpoint_every='
+      f'{checkpoint_every} must be a multiple of log_every={log_every}'
     )

@@ -141,6 +141,6 @@ def last_record(path: pathlib.Path) -> dict[str, Any]:
 def _is_finite(array: np.ndarray, *, allow_inf: bool = False) -> bool:
   if not jnp.issubdtype(array.dtype, jnp.inexact):
     return True
-  if not jnp.issubdtype(array.dtype, jnp.complexfloating):
+  if array.dtype.kind not in 'fc':
     array = array.astype(np.float64)  # numpy's own checks do not know bfloat16
   return not (np.isnan(array).any() if allow_inf else (~np.isfinite(array)).any())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
 import shutil
 import socket
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dapt_jax.training import config as config_lib
-from dapt_jax.training import writers
+from dapt_jax.training import hosts, version, writers
 
 PathLike = str | os.PathLike[str]
 
@@ -60,7 +62,8 @@ def open_workdir(
   """Opens a work directory for one run, and holds its lock until the block ends.
 
   A new directory is made. One that holds the same run (same `kind` and configuration) is resumed.
-  One that holds another run is refused.
+  One that holds another run is refused. Other code than before is warned about. Of several
+  processes the first does all this, and holds the lock.
 
   Args:
     path: the directory.
@@ -75,31 +78,50 @@ def open_workdir(
     The `Workdir`.
 
   Raises:
-    WorkdirError: it holds another run (the differing fields are named), or another live job uses
-      it.
+    WorkdirError: it holds another run (the differing fields are named), another live job uses
+      it, or it cannot be written to.
+    hosts.HostError: processes have other configurations or code, or the first has failed.
     TypeError: a configuration field has no JSON form.
   """
   root = pathlib.Path(path)
-  wanted = {'kind': kind, 'config': _plain(config)}
+  wanted = {'kind': kind, 'config': _plain(config), 'code': version.code()}
+  fields = {f'config.{name}': value for name, value in config_lib.flatten(wanted['config']).items()}
+  hosts.agree({'kind': kind, 'code': wanted['code'], **fields}, 'configuration or code')
+  with contextlib.ExitStack() as stack:
+    enter = functools.partial(_enter, stack, root, wanted, overwrite, free_fields)
+    yield Workdir(root, hosts.broadcast(hosts.first_does(enter)))
+
+
+def _enter(
+  stack: contextlib.ExitStack,
+  root: pathlib.Path,
+  wanted: dict[str, Any],
+  overwrite: bool,
+  free: Collection[str],
+) -> bool:
+  """Makes or checks the directory, and locks it until the stack ends; whether it held the run."""
   try:
     root.mkdir(parents=True, exist_ok=True)
   except FileExistsError:
     raise WorkdirError(f'{root} is a file: choose a directory') from None
-  with _lock(root):
-    saved = _read_config(root)
-    if overwrite and saved is not None:
-      _clear(root)
-      saved = None
-    if saved is None and any((root / name).exists() for name in _OURS):
-      raise WorkdirError(
-        f'{root} holds checkpoints or metrics but no {_CONFIG}, so whose they are cannot be told: '
-        'choose another directory, or remove them'
-      )
-    if saved is not None:
-      _check_same(root, saved, wanted, free_fields)
-    if saved != wanted:
-      writers.write_json(root / _CONFIG, wanted)
-    yield Workdir(root, saved is not None)
+  except OSError as error:
+    raise _unwritable(root, error) from error
+  stack.enter_context(_lock(root))
+  saved = _read_config(root)
+  if overwrite and saved is not None:
+    _clear(root)
+    saved = None
+  if saved is None and any((root / name).exists() for name in _OURS):
+    raise WorkdirError(
+      f'{root} holds checkpoints or metrics but no {_CONFIG}, so whose they are cannot be told: '
+      'choose another directory, or remove them'
+    )
+  if saved is not None:
+    _check_same(root, saved, wanted, free)
+    _warn_of_other_code(root, saved, wanted)
+  if saved != wanted:
+    writers.write_json(root / _CONFIG, wanted)
+  return saved is not None
 
 
 def differences(
@@ -154,6 +176,17 @@ def _check_same(root: pathlib.Path, saved: dict, wanted: dict, free: Collection[
     )
 
 
+def _warn_of_other_code(root: pathlib.Path, saved: dict, wanted: dict) -> None:
+  """Code may change in a run's life (a mended error), but not unnoticed."""
+  before = saved.get('code', wanted['code'])
+  if before != wanted['code']:
+    warnings.warn(
+      f'{root} was made by dapt_jax {before} and goes on with {wanted["code"]}: it may not end as '
+      'it would have with one version',
+      stacklevel=5,
+    )
+
+
 def _clear(root: pathlib.Path) -> None:
   """Empties a work directory; the configuration last, so that a cut-off call can be repeated."""
   entries = [p for p in root.iterdir() if p.name not in (_LOCK, _CONFIG)]
@@ -173,7 +206,11 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
   reach across the hosts of a network file system.
   """
   path = root / _LOCK
-  with path.open('a+', encoding='utf-8') as handle:
+  try:
+    opened = path.open('a+', encoding='utf-8')
+  except OSError as error:
+    raise _unwritable(root, error) from error
+  with opened as handle:
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -196,6 +233,13 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
       yield
     finally:
       handle.truncate(0)  # kept, but empty: removing it would race with the next job
+
+
+def _unwritable(root: pathlib.Path, error: OSError) -> WorkdirError:
+  return WorkdirError(
+    f'cannot write to {root} ({error.strerror}): a run needs a directory it may write to. Make it '
+    'writable, or choose another work directory'
+  )
 
 
 def _owner(path: pathlib.Path) -> dict[str, Any]:

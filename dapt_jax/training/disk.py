@@ -1,0 +1,127 @@
+"""Checkpoints as Orbax keeps them: one folder per step, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dapt_jax.training import manifest
+
+#: Orbax stores neither an empty tree nor zero-size arrays; this entry keeps the tree non-empty.
+_STEP = 'step'
+#: Checkpoints that are being written, or whose writer died.
+_UNFINISHED = '*.orbax-checkpoint-tmp*'
+
+
+class Disk:
+  """A directory of checkpoints, each of arrays and a manifest with their checksums.
+
+  Where there are several processes, one of them opens it.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    """Opens a directory that exists."""
+    self.directory = directory
+    # Of several processes the one that opens the directory works alone; Orbax would wait for all.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=own, active_processes={own}, barrier_sync_key_prefix=f'process{own}'
+    )
+    self._manager = ocp.CheckpointManager(
+      directory,
+      options=ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the committed checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def write(
+    self,
+    step: int,
+    entries: Sequence[manifest.Entry],
+    arrays: Sequence[np.ndarray],
+    about: Mapping[str, Any],
+  ) -> None:
+    """Writes and commits a checkpoint.
+
+    Args:
+      step: above those that are there.
+      entries: of the leaves, from `manifest.snapshot`.
+      arrays: their contents.
+      about: JSON data on the run and the step.
+    """
+    self.clear_unfinished()
+    leaves = [{**e, 'crc32': manifest.crc32(a)} for e, a in zip(entries, arrays, strict=True)]
+    stored = {_STEP: np.asarray(step)}
+    stored |= {str(i): array for i, array in enumerate(arrays) if array.size}
+    content = {'leaves': leaves, 'about': dict(about)}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        arrays=ocp.args.StandardSave(stored),
+        manifest=ocp.args.JsonSave({**content, 'crc32': manifest.crc32(content)}),
+      ),
+    )
+
+  def manifest(self, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint: 'leaves' (entries with checksums) and 'about'.
+
+    Raises:
+      ValueError: its checksum does not match. Other damage raises whatever Orbax makes of it.
+    """
+    saved = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))
+    content = {name: value for name, value in saved['manifest'].items() if name != 'crc32'}
+    checked = content if 'about' in content else content['leaves']  # as written before `about` was
+    if manifest.crc32(checked) != saved['manifest']['crc32']:
+      raise ValueError('checksum of the manifest does not match')
+    return content
+
+  def arrays(self, step: int) -> dict[int, np.ndarray]:
+    """The arrays of a checkpoint by the place of their leaf; empty arrays are left out."""
+    stored = self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore()))
+    return {int(n): np.asarray(x) for n, x in stored['arrays'].items() if n != _STEP}
+
+  def delete(self, step: int) -> None:
+    """Removes a checkpoint."""
+    self._manager.delete(step)
+
+  def set_aside(self, steps: Sequence[int]) -> None:
+    """Moves checkpoints to `damaged/` beside the directory; their steps can be saved anew."""
+    for step in steps:
+      target = self.directory.parent / 'damaged' / str(step)
+      target.parent.mkdir(exist_ok=True)
+      shutil.rmtree(target, ignore_errors=True)
+      (self.directory / str(step)).rename(target)
+    if steps:
+      self._manager.reload()
+
+  def clear_unfinished(self) -> None:
+    """Removes what saves that failed, or whose process died, left."""
+    for path in self.directory.glob(_UNFINISHED):
+      shutil.rmtree(path, ignore_errors=True)
+    self._manager.reload()
+
+  def close(self) -> None:
+    """Releases Orbax's resources."""
+    self._manager.close()
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error or its cause is 'no space left'; tensorstore reports that as text only."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error) or 'Disk quota exceeded' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
