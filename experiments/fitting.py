@@ -50,6 +50,7 @@ def fit(
       run,
       state,
       lambda _: data,
+      prefetch=0,
       num_steps=max(steps // t.repeat, 1),
       workdir=opened,
       checkpoint_every=t.checkpoint_every,

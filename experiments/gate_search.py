@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -116,13 +116,24 @@ def start_logits(graph, key, channel: float, branch: float):
   return {n: t + (branch if kinds[n] == 'branch' else channel) for n, t in theta.items()}
 
 
-def batches(task: task_lib.Task, settings: Any, seed: int):
-  """`batches(step)`: disjoint halves of the source data for weights and gates."""
+def batches(
+  task: task_lib.Task, settings: Any, seed: int, shard: tuple[int, int] = (0, 1)
+) -> Callable[[int], dict[str, Any]]:
+  """`batches(step)`: disjoint halves of the source data for weights and gates.
+
+  Args:
+    task: from `task.load`.
+    settings: the section `search` of a configuration.
+    seed: of the search.
+    shard: (index, count) of this process. Where every network has its own examples a process gets
+      those of its share of the population; all else is the same for every process.
+  """
   halves = data.split(task.source, (0.5, 0.5), seed)
   size, inner = settings.batch_size, settings.inner_steps
   lead = (inner,) if inner > 1 else ()
   if _has_episodes(settings):
-    for_weights, lead = episodes(halves[0], settings, seed), (settings.population, *lead)
+    for_weights = episodes(halves[0], settings, seed, shard)
+    lead = (settings.population // shard[1], *lead)
   else:
     for_weights = data.make_batcher(halves[0], size * max(inner, 1), seed)
   for_gates = data.make_batcher(halves[1], size, seed + 1)
@@ -139,13 +150,22 @@ def batches(task: task_lib.Task, settings: Any, seed: int):
   return at
 
 
-def episodes(dataset: data.Dataset, settings: Any, seed: int):
+def episodes(
+  dataset: data.Dataset, settings: Any, seed: int, shard: tuple[int, int] = (0, 1)
+) -> Callable[[int], dict[str, np.ndarray]]:
   """`batches(step)`: for every network of a population a batch out of its own few examples.
 
   With each draw of weights a network gets a support set of `settings.shots` examples a class, as
-  the target will give it, and sees nothing else until the next draw.
+  the target will give it, and sees nothing else until the next draw. Process `index` of `count`
+  reads those of networks `index * K / count` on, K / count of them.
+
+  Raises:
+    ValueError: the population does not divide by the number of processes.
   """
   size, lifetime = settings.population, settings.lifetime
+  data.check_shard(size, shard, 'search.population')
+  own_size = size // shard[1]
+  members = range(shard[0] * own_size, (shard[0] + 1) * own_size)
   count = settings.batch_size * max(settings.inner_steps, 1)
 
   @functools.lru_cache(maxsize=4 * size)
@@ -155,7 +175,7 @@ def episodes(dataset: data.Dataset, settings: Any, seed: int):
 
   def at(step: int):
     chosen = []
-    for member in range(size):
+    for member in members:
       _, generation = pruning.age(member, step, lifetime, size)
       own = support(member, int(generation))
       random = np.random.default_rng([seed, member, step])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -100,12 +100,6 @@ def _fit(
     'model': config.model.to_dict(),
   }
   optimizer = optax.adam(optax.cosine_decay_schedule(config.search.weight_rate, num_steps))
-  batcher = data.make_batcher(task.source, config.search.batch_size, seed)
-
-  def batches(step: int) -> dict[str, Any]:
-    batch = batcher(step)
-    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
-
   with (
     workdir_lib.open_workdir(path, recorded, kind='source') as opened,
     outputs.more_writers(config, path) as more,
@@ -113,7 +107,7 @@ def _fit(
     result = loop.run(
       runner.make_update(_make_update(task, optimizer, gates), kind='jit'),
       State(params, optimizer.init(params)),
-      batches,
+      batches(task, config.search.batch_size, seed),
       num_steps=num_steps,
       workdir=opened,
       begin=begin_lib.Begin(init=init),
@@ -123,6 +117,19 @@ def _fit(
       shown=('loss', 'accuracy'),
     )
   return jax.tree.map(jnp.asarray, result.state.params)
+
+
+def batches(
+  task: task_lib.Task, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)
+) -> Callable[[int], dict[str, Any]]:
+  """`batches(step)`: standardised source data, of several processes each its rows (see `data`)."""
+  batcher = data.make_batcher(task.source, batch_size, seed, shard=shard)
+
+  def at(step: int) -> dict[str, Any]:
+    batch = batcher(step)
+    return {'image': task.standardizer(batch['image']), 'label': batch['label']}
+
+  return at
 
 
 def _make_update(task: task_lib.Task, optimizer: optax.GradientTransformation, gates: Gates):

@@ -83,7 +83,7 @@ def load(config: Any) -> Task:
 
 
 def _network(config, source, source_test, targets, standardizer) -> Task:
-  input_shape = standardizer(source.images[:1]).shape[1:]
+  input_shape = standardizer(source.take(np.arange(1))[0]).shape[1:]
   options = {
     'input_shape': input_shape,
     'num_classes': source.num_classes,

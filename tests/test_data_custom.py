@@ -99,6 +99,13 @@ def test_load_reads_folders_by_name(folder):
   assert loaded.image_shape == (4, 4, 1)
   assert len(loaded) == 4
   assert str(folder) in loaded.source
+  for size in (None, 4):
+    disk, memory = (
+      data.load(f'folder:{folder}', image_size=size, in_memory=here) for here in (False, True)
+    )
+    assert not isinstance(disk.pixels, np.ndarray)
+    np.testing.assert_array_equal(disk.images, memory.images)
+    np.testing.assert_array_equal(disk.labels, memory.labels)
 
 
 def test_train_and_test_folders_are_kept_apart(tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 from dapt_jax import data
 from dapt_jax.data import batches, catalog, idx, packages, standardize
+from dapt_jax.training import prefetch
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):
@@ -25,6 +27,9 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   SPLITS: ClassVar = {'train': 12, 'test': 6}
+
+  def size(self, i):
+    return (6, 6)
 
   def _info(self):
     features = {
@@ -43,7 +48,7 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, n):
     for i in range(n):
       png = io.BytesIO()
-      Image.fromarray(np.full((6, 6), i, np.uint8)).save(png, 'png')
+      Image.fromarray(np.full(self.size(i), i, np.uint8)).save(png, 'png')
       png.seek(0)
       yield i, {'image': png, 'label': i % 3}
 
@@ -54,10 +59,36 @@ class TinyTrainOnly(TinyPictures):
   SPLITS: ClassVar = {'train': 15}
 
 
+class TinySizes(TinyPictures):
+  """Pictures of different heights."""
+
+  def size(self, i):
+    return (6 + i % 3, 6)
+
+
+class TinyRaw(TinyPictures):
+  """Floats as they are, not encoded."""
+
+  def _info(self):
+    features = {
+      'image': tfds.features.Tensor(shape=(2, 3, 1), dtype=np.float32),
+      'label': tfds.features.ClassLabel(names=['x', 'y', 'z']),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(features),
+      supervised_keys=('image', 'label'),
+    )
+
+  def _generate_examples(self, n):
+    for i in range(n):
+      yield i, {'image': np.full((2, 3, 1), i / 20, np.float32), 'label': i % 3}
+
+
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory):
   root = tmp_path_factory.mktemp('tfds')
-  for cls in (TinyPictures, TinyTrainOnly):
+  for cls in (TinyPictures, TinyTrainOnly, TinySizes, TinyRaw):
     cls(data_dir=str(root), file_format='array_record').download_and_prepare()
   return root
 
@@ -133,6 +164,58 @@ def test_tfds_without_a_test_split_gets_a_seeded_one(tfds_dir):
   assert np.bincount(train.labels).tolist() == [4, 4, 4]
   assert np.bincount(test.labels).tolist() == [1, 1, 1]
   assert not set(train.pixels[:, 0, 0, 0]) & set(test.pixels[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+  ('name', 'size'),
+  [
+    ('tiny_pictures', None),
+    ('tiny_pictures', 3),
+    ('tiny_train_only', None),
+    ('tiny_sizes', 6),
+    ('tiny_raw', None),
+  ],
+)
+def test_pictures_on_disk_are_those_in_memory(tfds_dir, name, size):
+  for split in ('train', 'test', 'all'):
+    memory, disk = (
+      data.load(name, split, data_dir=tfds_dir, image_size=size, in_memory=here)
+      for here in (True, False)
+    )
+    assert repr(disk) == repr(memory) and disk.class_names == memory.class_names
+    np.testing.assert_array_equal(disk.labels, memory.labels)
+    np.testing.assert_array_equal(disk.images, memory.images)
+  assert data.Standardizer.fit(disk) == data.Standardizer.fit(memory)
+  index = np.array([5, 0, 11, 5])
+  ways = [lambda d: d, lambda d: d.subset(index), lambda d: data.split(d, (0.6, 0.4), 0)[1]]
+  ways += [lambda d: d.classes([2, 0])] + ([lambda d: d.resize(2)] if size is None else [])
+  for way in ways:
+    some, same = way(disk), way(memory)
+    assert not isinstance(some.pixels, np.ndarray)  # still on disk
+    assert repr(some) == repr(same)
+    batcher, expected = (data.make_batcher(part, 4, seed=1) for part in (some, same))
+    with prefetch.prefetch(batcher, 4) as ahead:  # read by four threads at a time
+      for step in range(8):
+        np.testing.assert_array_equal(ahead(step)['image'], expected(step)['image'])
+        np.testing.assert_array_equal(ahead(step)['label'], expected(step)['label'])
+
+
+def test_pictures_on_disk_are_read_when_asked_for(tfds_dir, tmp_path):
+  files = tmp_path / 'tiny_sizes' / '1.0.0'
+  shutil.copytree(tfds_dir / 'tiny_sizes' / '1.0.0', files)
+  disk = data.load('tiny_sizes', data_dir=tmp_path, in_memory=False)
+  with pytest.raises(ValueError, match=r'different sizes.*image_size'):
+    disk.take(np.arange(12))
+  with pytest.raises(ValueError, match=r'resized to .* already'):
+    disk.resize(4).resize(5)
+  [record] = files.glob('*train*')
+  content = bytearray(record.read_bytes())
+  for damage in (lambda: record.write_bytes(content[: len(content) // 2]), record.unlink):
+    damage()
+    for here in (True, False):
+      with pytest.raises(ValueError, match=r'record 0 cannot be read.*tfds build') as caught:
+        data.load('tiny_sizes', data_dir=tmp_path, image_size=6, in_memory=here)
+      assert str(record) in str(caught.value)
 
 
 def test_tfrecord_directories_are_explained_and_skipped(tmp_path):

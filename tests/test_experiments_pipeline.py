@@ -443,6 +443,14 @@ def test_every_network_has_its_own_few_examples_for_life(task):
     assert sorted(y for _, y in seen) == list(range(10))
   alive = list(lives.values())
   assert not any(alive[i] == alive[j] for i in range(5) for j in range(i))
+  shards = [gate_search.batches(task, config.search, 1, shard=(i, 2))(11) for i in range(2)]
+  for name, rows in at(11)['weights'].items():
+    np.testing.assert_array_equal(np.concatenate([s['weights'][name] for s in shards]), rows)
+    np.testing.assert_array_equal(shards[1]['gates'][name], at(11)['gates'][name])
+  with pytest.raises(ValueError, match=r'search.population 2 does not divide by 3 processes'):
+    gate_search.batches(task, config.search, 1, shard=(0, 3))
+  whole, part = (source.batches(task, 10, 1, shard)(3) for shard in ((0, 1), (1, 2)))
+  np.testing.assert_array_equal(part['image'], whole['image'][5:])
 
 
 def test_different_numbers_of_classes_are_refused(monkeypatch):

@@ -141,8 +141,10 @@ def test_error_in_a_batch_leaves_the_last_checkpoint(tmp_path, reference):
     return toy.batches(step)
 
   with pytest.raises(OSError, match='data gone'):
-    toy.run(tmp_path, batches=failing)
-  result = toy.run(tmp_path)
+    toy.run(tmp_path, batches=failing, prefetch=2)
+  last = writers.read_jsonl(tmp_path / 'metrics.jsonl')[-1]['step']
+  assert last == 35  # the error came with its own step, though the batch was made ahead
+  result = toy.run(tmp_path, prefetch=3)
   assert result.resumed_from == 20
   check_same(result, tmp_path, reference)
 
@@ -182,7 +184,7 @@ def test_stop_that_cannot_save_says_so(tmp_path, monkeypatch, at, left):
 
 def test_finished_run_returns_at_once(tmp_path, reference):
   toy.run(tmp_path)
-  result = toy.run(tmp_path, batches=lambda step: pytest.fail('no batch is needed'))
+  result = toy.run(tmp_path, batches=lambda step: pytest.fail('not needed'), prefetch=2)
   assert result.resumed_from == 60
   assert result.metrics['loss'] == reference[1][-1]['loss']
   check_same(result, tmp_path, reference)

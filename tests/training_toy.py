@@ -61,7 +61,7 @@ def compiled():
 
 
 def run(directory, *, batches=batches, num_steps=NUM_STEPS, **kwargs):
-  kwargs = {'checkpoint_every': 20, 'log_every': 7, 'progress': False, **kwargs}
+  kwargs = {'checkpoint_every': 20, 'log_every': 7, 'progress': False, 'prefetch': 0, **kwargs}
   with workdir.open_workdir(directory, {'lr': 1e-2}, kind='toy') as opened:
     return loop.run(compiled(), init(), batches, num_steps=num_steps, workdir=opened, **kwargs)
 
@@ -99,4 +99,4 @@ def talking(write):
 if __name__ == '__main__':
   every = int(sys.argv[2].removeprefix('--every=')) if len(sys.argv) > 2 else 20
   disk.Disk.write = talking(disk.Disk.write)
-  run(sys.argv[1], batches=slow_batches, progress=True, checkpoint_every=every)
+  run(sys.argv[1], batches=slow_batches, progress=True, checkpoint_every=every, prefetch=2)

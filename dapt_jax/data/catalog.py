@@ -33,6 +33,7 @@ def load(
   data_dir: str | pathlib.Path | None = None,
   image_size: int | Sequence[int] | None = None,
   source: str = 'auto',
+  in_memory: bool = True,
 ) -> dataset_lib.Dataset:
   """Loads a data set by its TFDS name, without TensorFlow and without a download.
 
@@ -49,6 +50,8 @@ def load(
     data_dir: where prepared and fetched data lie; see `search_path` for the default.
     image_size: edge length or `(height, width)` to resize to; see `Dataset.resize`.
     source: 'auto' for the order above, or one of 'tfds', 'package', 'embedded' alone.
+    in_memory: False leaves the pictures of a TFDS directory or of a folder on disk; each is read
+      and decoded when a batch asks for it. The other sources are small and always in memory.
 
   Returns:
     A `Dataset`.
@@ -66,9 +69,10 @@ def load(
   if source not in SOURCES:
     raise ValueError(f'source {source!r}: expected one of {list(SOURCES)}.')
   if name.startswith(_FOLDER):
-    return folders.from_folder(name[len(_FOLDER) :], split=split, image_size=image_size)
+    path = name[len(_FOLDER) :]
+    return folders.from_folder(path, split=split, image_size=image_size, in_memory=in_memory)
   roots = search_path(data_dir)
-  data = _from_sources(name, split, roots, image_size, source)
+  data = _from_sources(name, split, roots, image_size, source, in_memory)
   if data is None:
     raise _missing(name, roots, source)
   return data if image_size is None else data.resize(image_size)
@@ -107,11 +111,12 @@ def _from_sources(
   roots: list[pathlib.Path],
   image_size: int | Sequence[int] | None,
   source: str,
+  in_memory: bool,
 ) -> dataset_lib.Dataset | None:
   if source in ('auto', 'tfds') and (folder := prepared.find(name, roots)):
     reason = prepared.refusal(folder)
     if reason is None or source == 'tfds':
-      return prepared.load(name, split, folder, image_size)
+      return prepared.load(name, split, folder, image_size, in_memory=in_memory)
     warnings.warn(f'{name}: skipped a prepared directory: {reason}', stacklevel=3)
   if source in ('auto', 'package') and (folder := packages.find(name, roots)):
     return packages.load(name, split, folder)

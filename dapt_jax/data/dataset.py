@@ -13,11 +13,12 @@ from dapt_jax.data import pixels as pixels_lib
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-  """Labelled pictures in memory.
+  """Labelled pictures, in memory or on disk.
 
   Bytes are kept as bytes: `images` turns all of them to floats on first use and keeps the result,
   `take` turns only the asked ones. To build one from your own arrays use `from_arrays`, which
-  checks them.
+  checks them. Pictures on disk (`load` with `in_memory=False`) are read and decoded by `take`, and
+  by nothing else but `images`, which brings all of them into memory; labels are in memory always.
 
   Attributes:
     pixels: [n, h, w, c], u8 in 0..255 or f32 in [0, 1].
@@ -32,7 +33,7 @@ class Dataset:
     ValueError: ranks, lengths, dtypes, labels or class names do not fit together.
   """
 
-  pixels: np.ndarray
+  pixels: np.ndarray | pixels_lib.Lazy
   labels: np.ndarray
   num_classes: int
   class_names: tuple[str, ...]
@@ -88,7 +89,7 @@ class Dataset:
   @functools.cached_property
   def images(self) -> np.ndarray:
     """All pictures, f32[n, h, w, c] in [0, 1]; converted once, then kept."""
-    return pixels_lib.to_float(self.pixels)
+    return pixels_lib.to_float(self.pixels[:])
 
   def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pictures f32[k, h, w, c] and labels i32[k] at `indices` (int[k])."""
@@ -108,7 +109,9 @@ class Dataset:
     """
     if pixels_lib.check_size(size) == self.image_shape[:2]:
       return self
-    return dataclasses.replace(self, pixels=pixels_lib.resize(self.pixels, size))
+    if isinstance(self.pixels, np.ndarray):
+      return dataclasses.replace(self, pixels=pixels_lib.resize(self.pixels, size))
+    return dataclasses.replace(self, pixels=self.pixels.resize(size))
 
   def subset(self, indices: Sequence[int] | np.ndarray, split: str | None = None) -> Dataset:
     """Returns the examples at `indices`, in that order, with the classes unchanged.
@@ -134,7 +137,7 @@ class Dataset:
         f'0..{len(self) - 1}.'
       )
     return dataclasses.replace(
-      self, pixels=self.pixels[index], labels=self.labels[index], split=split or self.split
+      self, pixels=self._rows(index), labels=self.labels[index], split=split or self.split
     )
 
   def classes(self, keep: Sequence[int | str]) -> Dataset:
@@ -155,11 +158,15 @@ class Dataset:
     chosen = np.flatnonzero(labels >= 0)
     return dataclasses.replace(
       self,
-      pixels=self.pixels[chosen],
+      pixels=self._rows(chosen),
       labels=labels[chosen],
       num_classes=len(numbers),
       class_names=tuple(self.class_names[k] for k in numbers),
     )
+
+  def _rows(self, index: np.ndarray) -> np.ndarray | pixels_lib.Lazy:
+    """Some pictures, where they are now: in memory or on disk."""
+    return self.pixels[index] if isinstance(self.pixels, np.ndarray) else self.pixels.select(index)
 
   def _class_number(self, which: int | str) -> int:
     if isinstance(which, str) and which in self.class_names:
@@ -173,7 +180,7 @@ class Dataset:
 
 
 def concatenate(parts: Sequence[Dataset], split: str = 'all') -> Dataset:
-  """Joins parts of one data set, one after the other.
+  """Joins parts of one data set, one after the other, in memory.
 
   Args:
     parts: at least one; equal picture shapes and class names.
@@ -195,7 +202,7 @@ def concatenate(parts: Sequence[Dataset], split: str = 'all') -> Dataset:
       )
   return dataclasses.replace(
     first,
-    pixels=np.concatenate([p.pixels for p in parts]),
+    pixels=np.concatenate([p.pixels[:] for p in parts]),
     labels=np.concatenate([p.labels for p in parts]),
     split=split,
   )

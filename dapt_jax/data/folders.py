@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dapt_jax.data import arrays, splits
+from dapt_jax.data import arrays, splits, stored
 from dapt_jax.data import dataset as dataset_lib
 
 _GRAY_MODES = ('1', 'L', 'LA')
@@ -21,6 +22,7 @@ def from_folder(
   split: str = 'train',
   image_size: int | Sequence[int] | None = None,
   channels: int | None = None,
+  in_memory: bool = True,
 ) -> dataset_lib.Dataset:
   """Reads a folder of pictures.
 
@@ -35,6 +37,7 @@ def from_folder(
     image_size: edge length or `(height, width)`; pictures are stretched to it. Needed where sizes
       differ.
     channels: 1 (gray) or 3 (colour); where None, 1 if every file is gray, else 3.
+    in_memory: False decodes a picture when it is asked for; a damaged one is named only then.
 
   Returns:
     A `Dataset` named after the folder.
@@ -57,15 +60,9 @@ def from_folder(
   paths = [file for file, _ in files]
   if channels is None:
     channels = 1 if all(_mode(file) in _GRAY_MODES for file in paths) else 3
-  images = [_read(file, channels) for file in paths]
-  shapes = sorted({image.shape[:2] for image in images})
-  if image_size is None and len(shapes) > 1:
-    raise ValueError(
-      f'{root}: pictures have {len(shapes)} different sizes, from {shapes[0]} to {shapes[-1]}; '
-      'pass image_size=..., for example image_size=28.'
-    )
+  read = lambda positions: [_read(paths[i], channels) for i in positions]
   whole = dataset_lib.Dataset(
-    arrays.check_pixels(arrays.stack(images, image_size)),
+    _all(root, read, len(paths), image_size) if in_memory else stored.make(read, len(paths)),
     np.asarray([label for _, label in files], np.int32),
     len(names),
     names,
@@ -74,6 +71,18 @@ def from_folder(
     f'folder {root}',
   )
   return whole if image_size is None else whole.resize(image_size)
+
+
+def _all(root: pathlib.Path, read: stored.Read, count: int, image_size: Any) -> np.ndarray:
+  """All pictures in memory; those of different sizes are resized."""
+  images = read(np.arange(count))
+  shapes = sorted({image.shape[:2] for image in images})
+  if image_size is None and len(shapes) > 1:
+    raise ValueError(
+      f'{root}: pictures have {len(shapes)} different sizes, from {shapes[0]} to {shapes[-1]}; '
+      'pass image_size=..., for example image_size=28.'
+    )
+  return arrays.check_pixels(arrays.stack(images, image_size))
 
 
 def _train_test_files(root: pathlib.Path, split: str):

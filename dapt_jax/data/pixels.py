@@ -9,11 +9,39 @@ of the weight matrix sums to one, so values stay within [0, 1]; for shrinking th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 #: Pictures turned to floats at one time; bounds the memory of a resize.
 _CHUNK = 4096
+
+
+class Lazy(Protocol):
+  """Pictures that are not in memory: an array [n, h, w, c] of which rows are read; see `stored`."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(n, h, w, c)."""
+
+  @property
+  def ndim(self) -> int:
+    """4."""
+
+  @property
+  def dtype(self) -> np.dtype:
+    """u8, or f32 in [0, 1]."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    """Reads rows into memory."""
+
+  def select(self, index: np.ndarray) -> Lazy:
+    """Some rows, not read."""
+
+  def resize(self, size: int | Sequence[int]) -> Lazy:
+    """Another size, not read."""
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

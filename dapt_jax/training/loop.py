@@ -16,6 +16,7 @@ from dapt_jax import types
 from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import best as best_lib
 from dapt_jax.training import hosts, layout, recording, runner, stopping
+from dapt_jax.training import prefetch as prefetch_lib
 from dapt_jax.training import progress as progress_lib
 from dapt_jax.training import store as store_lib
 from dapt_jax.training import workdir as workdir_lib
@@ -57,6 +58,7 @@ def run(
   name: str = 'train',
   finite: Sequence[str] | None = None,
   on_metrics: OnMetrics | None = None,
+  prefetch: int = 2,
 ) -> RunResult:
   """Runs `state, metrics = update(state, batches(i))` for i = 0, 1, ..., num_steps - 1.
 
@@ -71,7 +73,8 @@ def run(
       metrics)`. Metrics are a flat mapping of scalars or arrays. Donated states are copies of the
       one passed here.
     state: a fresh initial state, also when resuming: its structure is what a checkpoint must have.
-    batches: `batches(i)` returns the batch of update i; a pure function of i.
+    batches: `batches(i)` returns the batch of update i; a pure function of i. With `prefetch` it is
+      called from other threads.
     num_steps: updates in the whole run, those before a stop included.
     workdir: an opened work directory (`workdir.open_workdir`), or None to write nothing.
     checkpoint_every: save every so many steps; None saves at the end and on a stop only.
@@ -87,6 +90,7 @@ def run(
     finite: metrics that must be finite; None means all that `update` returns.
     on_metrics: `on_metrics(step, state, metrics)`, called with the fetched metrics at every logged
       step; what it returns (an evaluation, say) is written too. The state is lent: do not keep it.
+    prefetch: how many batches are made ahead, by as many threads; 0 for none.
 
   Returns:
     A `RunResult`.
@@ -117,6 +121,8 @@ def run(
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
     agreed = _stop_together(stop)
     current = session.place(current)
+    put = update.put_batch if isinstance(update, runner.Mapped) else None
+    batches = stack.enter_context(prefetch_lib.prefetch(batches, prefetch, put=put, end=num_steps))
     for done in range(start + 1, num_steps + 1):
       current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
       last, stopped = done == num_steps, agreed(done)

@@ -87,7 +87,7 @@ class Mapped:
       ValueError: a sharded part does not divide by the number of devices.
     """
     if self._where is None:
-      return Placed(batch if self._device is None else jax.device_put(batch, self._device))
+      return Placed(jax.device_put(batch, self._device))
     return Placed(self._where.put(batch, self._batch_axes, 'batch'))
 
   def place(self, state: types.ArrayTree) -> types.ArrayTree:
