@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dapt_jax.diffusion import denoisers
+from dapt_jax.diffusion import denoisers, dit, parts
 
 MLP = denoisers.ResidualMLP(width=16, blocks=2)
-DIT = denoisers.DiT(width=16, depth=1, heads=2, mlp_width=24)
+DIT = dit.DiT(width=16, depth=1, heads=2, mlp_width=24)
 SLOTS = denoisers.SlotMLP(shared=1, width=16, blocks=1)
 CASES = {
   'mlp': (MLP, (5,), (3,)),
@@ -68,7 +68,7 @@ def test_rows_do_not_mix_and_the_time_matters(case):
 
 
 def test_time_features_tell_neighbouring_steps_apart():
-  features = denoisers.time_features(jnp.array([0.0, 0.001, 0.5, 0.501, 1.0]), 32)
+  features = parts.time_features(jnp.array([0.0, 0.001, 0.5, 0.501, 1.0]), 32)
   assert features.shape == (5, 32) and np.abs(features).max() <= 1.0
   distance = np.linalg.norm(features[:, None] - features[None], axis=-1)
   assert np.min(distance + 9 * np.eye(5)) > 0.5
@@ -76,7 +76,7 @@ def test_time_features_tell_neighbouring_steps_apart():
 
 def test_tokens_are_told_apart_by_their_position_only():
   *_, x, t, condition, drop = setup('dit_tokens')
-  module = denoisers.DiT(width=8, depth=1, heads=1, mlp_width=8)
+  module = dit.DiT(width=8, depth=1, heads=1, mlp_width=8)
   init_fn, predict_fn = denoisers.functions(module, x, condition, position=jnp.eye(4))
   predict_fn = jax.jit(predict_fn)
   params, order = shaken(init_fn(jax.random.key(3))), jnp.array([2, 0, 3, 1])
@@ -101,6 +101,6 @@ def test_bad_input():
   with pytest.raises(ValueError, match=r'condition has shape \(2,\): it must have 2 or 3 axes'):
     init(DIT, x[:, None], t, jnp.ones(2), drop)
   with pytest.raises(ValueError, match='heads=3 must divide width=16'):
-    init(denoisers.DiT(width=16, heads=3), x[:, None], t, condition, drop)
+    init(dit.DiT(width=16, heads=3), x[:, None], t, condition, drop)
   with pytest.raises(ValueError, match=r'position has shape \(2, 4\).*each of the 1 tokens'):
     init(DIT, x[:, None], t, condition, drop, jnp.ones((2, 4)))

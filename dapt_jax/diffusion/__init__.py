@@ -3,13 +3,14 @@
 This room knows neither what the vectors are nor where conditions come from.
 
 * `schedule`: how noise is added; `objective`: what the network predicts;
-* `denoisers`: networks; `train`: the (init, update) pair; `sampler`: drawing, with guidance.
+* `denoisers`, `dit`: networks; `train`: the (init, update) pair; `sampler`: drawing, with guidance.
 
 The equations, and what is ours, are in `docs/diffusion.md`.
 """
 
-from dapt_jax.diffusion import denoisers, objective, sampler, schedule, train
-from dapt_jax.diffusion.denoisers import DiT, ResidualMLP
+from dapt_jax.diffusion import denoisers, dit, objective, sampler, schedule, train
+from dapt_jax.diffusion.denoisers import ResidualMLP
+from dapt_jax.diffusion.dit import DiT
 from dapt_jax.diffusion.objective import Objective
 from dapt_jax.diffusion.sampler import sample
 from dapt_jax.diffusion.schedule import Schedule
@@ -23,6 +24,7 @@ __all__ = [
   'TrainState',
   'Training',
   'denoisers',
+  'dit',
   'make_training',
   'objective',
   'sample',

@@ -25,7 +25,7 @@ class Condition(NamedTuple):
 
   Attributes:
     vector: f32[B, C], for denoisers of vectors.
-    tokens: f32[B, classes, D], one for each class, for `diffusion.denoisers.DiT`. With slots the
+    tokens: f32[B, classes, D], one for each class, for `diffusion.dit.DiT`. With slots the
       values say which class a token is of.
   """
 

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from dapt_jax import types
 from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import best as best_lib
@@ -213,9 +211,4 @@ def _check_arguments(
     raise ValueError(
       f'keep_best rates a checkpoint by the metrics logged at its step, so checkpoint_every='
       f'{checkpoint_every} must be a multiple of log_every={log_every}'
-    )
-  if jax.process_count() > 1:
-    raise ValueError(
-      f'the loop runs in one process with all its devices, but there are {jax.process_count()} '
-      'processes'
     )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dapt_jax import diffusion
-from dapt_jax.diffusion import denoisers, objective, schedule
+from dapt_jax.diffusion import denoisers, dit, objective, schedule
 from dapt_jax.models import attention
 from dapt_jax.tasks import conditioning
 from dapt_jax.training import learner
@@ -38,8 +38,8 @@ class Settings:
   Attributes:
     objective: what is predicted, one of `diffusion.objective.NAMES`.
     schedule: of the noise; 'flow' has none.
-    network: the denoiser: 'slots' (`diffusion.denoisers.SlotMLP`), or 'tokens' (`DiT` there) for
-      latents that are tokens.
+    network: the denoiser: 'slots' (`diffusion.denoisers.SlotMLP`), or 'tokens'
+      (`diffusion.dit.DiT`) for latents that are tokens.
     width: of the denoiser.
     blocks: of the denoiser.
     task: weight of the task term.
@@ -224,12 +224,12 @@ def _denoiser(
     )
   cut = lambda x: x.reshape(len(x), len(coder.owners), -1)
   heads = attention.heads(settings.width)
-  dit = diffusion.DiT(settings.width, settings.blocks, heads, 2 * settings.width)
+  transformer = dit.DiT(settings.width, settings.blocks, heads, 2 * settings.width)
   init, predict = denoisers.functions(
-    dit, cut(some), denoisers.labelled(given), owners=jnp.asarray(coder.owners)
+    transformer, cut(some), dit.labelled(given), owners=jnp.asarray(coder.owners)
   )
 
   def predict_flat(params, x_t, t, condition, drop):
-    return predict(params, cut(x_t), t, denoisers.labelled(condition), drop).reshape(x_t.shape)
+    return predict(params, cut(x_t), t, dit.labelled(condition), drop).reshape(x_t.shape)
 
   return init, predict_flat

@@ -1,0 +1,66 @@
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+KINDS = ('jit', 'pmap', 'shard_map')
+TOYS = ('search', 'normalised')
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def start(out, processes, devices):
+  """The script of the tests in so many processes of so many devices."""
+  root = pathlib.Path(__file__).parent.parent
+  env = {
+    **os.environ,
+    'PYTHONPATH': str(root),
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+  }
+  script, port = str(root / 'tests/training_processes.py'), free_port()
+  return [
+    subprocess.Popen(
+      [sys.executable, script, *map(str, (index, processes, port, devices, out))],
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(processes)
+  ]
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+  """{(processes, devices a process): what all ways to run a step gave}."""
+  root, found = tmp_path_factory.mktemp('processes'), {}
+  for processes, devices in ((1, 1), (1, 4), (2, 2)):
+    out = root / f'{processes}-{devices}.npz'
+    for process in start(out, processes, devices):
+      said = process.communicate(timeout=240)[0]
+      assert process.returncode == 0, said[-3000:]
+    found[processes, devices] = dict(np.load(out))
+  return found
+
+
+@pytest.mark.parametrize('toy', TOYS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_device_is_four_is_two_processes_of_two(results, kind, toy):
+  one = {n: x for n, x in results[1, 1].items() if n.startswith(f'jit/{toy}/')}
+  assert len(one) > 10
+  for shape, devices in (((1, 1), 1), ((1, 4), 4), ((2, 2), 4)):
+    for name, expected in one.items():
+      found = results[shape][name.replace('jit/', f'{kind}/', 1)]
+      if name.endswith('/devices'):
+        assert found == devices
+      else:
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)

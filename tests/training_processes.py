@@ -1,0 +1,98 @@
+"""Script of the tests of several processes: trains toys on all devices of all processes.
+
+  python tests/training_processes.py PROCESS PROCESSES PORT DEVICES_PER_PROCESS OUT.npz
+
+Process 0 writes, for every way to run a step and every toy, the leaves of the state after `STEPS`
+updates and the metrics, as `KIND/TOY/LEAF`.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pruning_toys as toys
+
+from dapt_jax import pruning
+from dapt_jax.models import model as model_lib
+from dapt_jax.training import hosts, layout, loop, runner
+
+STEPS = 20
+KINDS = ('jit', 'pmap', 'shard_map')
+
+
+def search(kind):
+  """A search with batches of every network's own: the population is spread over the devices."""
+  graph, init, apply = toys.mlp()
+  made = toys.search(
+    graph,
+    toys.cross_entropy(apply),
+    pruning.weights.fresh(init, lifetime=4, inner_steps=1),
+    gate=optax.sgd(0.5),  # Adam would hide a gradient of the wrong scale
+    weight=optax.sgd(0.05),
+    population=8,
+    relaxation='gumbel_trapezoid',
+    budget=0.5,
+    warmup=1,
+  )
+  step = runner.make_update(made.update, kind=kind, state_axes=pruning.STATE_AXES)
+  return step, made.init(jax.random.key(3)), toys.batch
+
+
+def normalised(kind):
+  """One network with BatchNorm, the batch spread over the devices."""
+  make = lambda axis_name: model_lib.create(
+    'convnet', input_shape=(6, 6, 1), num_classes=3, stages=((4,), (4,)), axis_name=axis_name
+  )
+
+  def update(state, batch, axis_name=None):
+    apply = make(axis_name).apply_train
+
+    def loss_fn(params):
+      logits, stats = apply(params, batch['image'])
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+      return losses.mean(), stats
+
+    (loss, stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state)
+    if axis_name is not None:
+      loss, gradient = jax.lax.pmean((loss, gradient), axis_name)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, state, gradient)
+    return {**moved, **stats}, {'loss': loss}
+
+  def batches(step):
+    rng = np.random.default_rng(step)
+    whole = {
+      'image': rng.normal(size=(16, 6, 6, 1)).astype(np.float32),
+      'label': rng.integers(0, 3, 16).astype(np.int32),
+    }
+    return layout.rows(whole, 0, hosts.index(), hosts.count())
+
+  return (
+    runner.make_update(update, kind=kind, batch_axes=0),
+    make(None).init(jax.random.key(0)),
+    batches,
+  )
+
+
+def main(process, processes, port, devices, out):
+  runner.host_devices(int(devices))
+  if int(processes) > 1:
+    address = hosts.Address(f'localhost:{port}', int(processes), int(process))
+    hosts.initialize(address, timeout=60, heartbeat=20)
+  results = {}
+  for kind in KINDS:
+    for toy in (search, normalised):
+      step, state, batches = toy(kind)
+      done = loop.run(step, state, batches, num_steps=STEPS, progress=False, log_every=7)
+      for path, leaf in jax.tree_util.tree_leaves_with_path((done.state, done.metrics)):
+        plain = jax.random.key_data(leaf) if layout.is_key(leaf) else leaf
+        results[f'{kind}/{toy.__name__}/{jax.tree_util.keystr(path)}'] = np.asarray(plain)
+      results[f'{kind}/{toy.__name__}/devices'] = np.int32(step.num_devices)
+  hosts.agree({name: float(jnp.sum(x)) for name, x in results.items()}, 'result')
+  if hosts.is_first():
+    np.savez(out, **results)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
