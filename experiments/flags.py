@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dapt_jax.training import checkpoint, runner
+from dapt_jax.training import checkpoint, hosts, runner
 from dapt_jax.training import workdir as workdir_lib
 from experiments import generation, schema
 
@@ -24,6 +25,17 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of this run; resumed if it holds it.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Remove an earlier run in --workdir first.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'Join the processes of this job as the cluster lists them (TPU, SLURM, ...).',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, "Join them by address: 'host:port' of process 0; needs the two below."
+)
+_PROCESSES = flags.DEFINE_integer('processes', None, 'Number of processes of this job.')
+_PROCESS = flags.DEFINE_integer('process', None, 'Number of this process, from 0.')
+_JOB = (_DISTRIBUTED, _COORDINATOR, _PROCESSES, _PROCESS)
 
 
 #: Errors whose message says all there is to say.
@@ -34,15 +46,22 @@ _EXPECTED = (
   FloatingPointError,
   workdir_lib.WorkdirError,
   checkpoint.CheckpointError,
+  hosts.HostError,
 )
 
 
-def run(main: Callable[[Any, str, bool], None], rules: types.ModuleType = schema) -> None:
+def run(
+  main: Callable[[Any, str, bool], None],
+  rules: types.ModuleType = schema,
+  *,
+  several: bool = False,
+) -> None:
   """Parses the flags, checks the configuration, and calls `main(config, workdir, overwrite)`.
 
   Args:
     main: of an app.
     rules: the module with the fields of its configuration, `SCHEMA` and `check`.
+    several: whether the app may run in several processes.
   """
 
   def checked(argv: list[str]) -> None:
@@ -51,15 +70,24 @@ def run(main: Callable[[Any, str, bool], None], rules: types.ModuleType = schema
         raise ValueError(f'unexpected arguments {argv[1:]}; options start with --')
       logging.set_verbosity(logging.WARNING)  # checkpoints log dozens of lines a save
       rules.check(_CONFIG.value)
-      _use_cores(_CONFIG.value)
-      main(_CONFIG.value, str(_WORKDIR.value), bool(_OVERWRITE.value))
+      _join(_CONFIG.value, several)
+      with contextlib.ExitStack() as stack:
+        if not hosts.is_first():  # process 0 speaks for all
+          nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+          stack.enter_context(contextlib.redirect_stdout(nowhere))
+        main(_CONFIG.value, str(_WORKDIR.value), bool(_OVERWRITE.value))
     except _EXPECTED as e:
       if os.environ.get('DAPT_TRACEBACK'):
         raise
       _refuse(f'{e}\n(DAPT_TRACEBACK=1 shows where)')
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  for flag in (_CONFIG, _WORKDIR, _OVERWRITE):  # so that --help shows them for every app
+  for flag in (
+    _CONFIG,
+    _WORKDIR,
+    _OVERWRITE,
+    *(_JOB if several else ()),
+  ):  # so that --help shows them for every app
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
   app.run(checked, flags_parser=functools.partial(_parse, rules))
 
@@ -102,10 +130,27 @@ def clear(directories: Iterable[pathlib.Path]) -> None:
         described.unlink()
 
 
-def _use_cores(config: Any) -> None:
+def _join(config: Any, several: bool) -> None:
+  """Joins the processes of a job, if this is one of several, and takes its share of the cores."""
+  address = hosts.Address(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value).filled()
+  job = _DISTRIBUTED.value or address.count is not None
+  if job and not several:
+    raise ValueError(
+      'this app runs in one process: start it once, without --distributed, --coordinator and '
+      'variables JAX_COORDINATOR_ADDRESS'
+    )
+  if job and _OVERWRITE.value:
+    raise ValueError('--overwrite is for one process: remove the earlier run before, by hand')
+  _use_cores(config, address.count or 1)
+  if job:
+    hosts.initialize(address)
+
+
+def _use_cores(config: Any, processes: int) -> None:
   """One host device per core, of a search as far as its population divides."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
   size = config.search.population if 'search' in config else cores
-  count = config.devices or max(n for n in range(1, min(cores, size) + 1) if size % n == 0)
+  fits = [n for n in range(1, min(cores, size) + 1) if size % (n * processes) == 0]
+  count = config.devices or max(fits, default=1)
   if 'host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
     runner.host_devices(count)

@@ -13,7 +13,7 @@ import optax
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import loop, runner, seeds
+from dapt_jax.training import hosts, loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
 from dapt_jax.types import Gates
@@ -177,6 +177,15 @@ def _has_episodes(settings: Any) -> bool:
 
 
 def _devices(config: Any) -> list[jax.Device]:
-  """All devices where the population divides by them; else one."""
-  every = jax.devices()
-  return every if config.search.population % len(every) == 0 else every[:1]
+  """All devices where the population divides by them; else one.
+
+  Raises:
+    ValueError: several processes, and the population does not divide by their devices.
+  """
+  every, size = jax.devices(), config.search.population
+  if size % len(every) and hosts.count() > 1:
+    raise ValueError(
+      f'search.population is {size}, which does not divide by the {len(every)} devices of '
+      f'{hosts.count()} processes: make it a multiple of them'
+    )
+  return every if size % len(every) == 0 else every[:1]

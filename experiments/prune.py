@@ -26,7 +26,7 @@ import numpy as np
 
 import dapt_jax as dapt
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import checkpoint
+from dapt_jax.training import checkpoint, hosts
 from dapt_jax.training import workdir as workdir_lib
 from experiments import beginning, classical, flags, gate_search, outputs, schema, source
 from experiments import task as task_lib
@@ -115,7 +115,7 @@ def search(
   recorded = _recorded(config, budget, seed, variant)
   with workdir_lib.open_workdir(path, recorded, kind='search', free_fields=FREE) as opened:
     made = path / 'architecture.json'
-    if made.exists():
+    if hosts.broadcast(made.exists()):
       return dapt.Architecture.load(made)
     if criterion != 'gates':
       pruned = classical.find(config, task, workdir, path, criterion, budget, seed)
@@ -137,9 +137,14 @@ def search(
       metrics={k: float(v) for k, v in metrics.items() if np.ndim(v) == 0},
       theta={n: np.asarray(t).tolist() for n, t in theta.items()},
     )
-    arch.save(made)
-    task.graph.picture(arch).save(path / 'architecture.svg')
+    hosts.first_does(functools.partial(_save, task, arch, made))
     return arch
+
+
+def _save(task: task_lib.Task, arch: dapt.Architecture, path: pathlib.Path) -> None:
+  """Writes an architecture, and its picture beside it."""
+  arch.save(path)
+  task.graph.picture(arch).save(path.with_suffix('.svg'))
 
 
 def _recorded(config: Any, budget: float, seed: int, variant: str) -> dict[str, Any]:
@@ -185,4 +190,4 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
 
 if __name__ == '__main__':
   beginning.define()
-  flags.run(main)
+  flags.run(main, several=True)

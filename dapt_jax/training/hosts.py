@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dapt_jax.training import layout
+
 #: Environment variables of plain addresses, for clusters that JAX does not know.
 _ADDRESS, _COUNT, _INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
@@ -137,7 +139,16 @@ def broadcast_arrays(tree: Any) -> Any:
   """A pytree of arrays of process 0, on every process; all give one of the same shapes."""
   if count() == 1:
     return tree
-  return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+  plain = jax.tree.map(lambda x: jax.random.key_data(x) if layout.is_key(x) else x, tree)
+  every = multihost_utils.broadcast_one_to_all(plain)
+
+  def like(x: Any, found: Any) -> Any:
+    found = np.asarray(found)
+    return (
+      jax.random.wrap_key_data(found, impl=jax.random.key_impl(x)) if layout.is_key(x) else found
+    )
+
+  return jax.tree.map(like, tree, every)
 
 
 def any_of(flag: bool) -> bool:
@@ -178,6 +189,8 @@ def first_does(work: Callable[[], Any]) -> Any:
   """
   error: BaseException | None = None
   result = None
+  if count() == 1:
+    return work()
   if is_first():
     try:
       result = work()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dapt_jax import types
 from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import best as best_lib
-from dapt_jax.training import layout, recording, runner, stopping
+from dapt_jax.training import hosts, layout, recording, runner, stopping
 from dapt_jax.training import progress as progress_lib
 from dapt_jax.training import store as store_lib
 from dapt_jax.training import workdir as workdir_lib
@@ -103,17 +107,19 @@ def run(
       store_lib.Store(workdir, layout.as_arrays(state), keep, keep_best, begin)
     )
     start, current = store.start(num_steps)
-    sinks = [*writers, *_own_writers(stack, workdir)]
+    sinks = [*writers, *_own_writers(stack, workdir)] if hosts.is_first() else []
     recorder = recording.Recorder(sinks, done=start, finite=finite, last_good=store.last_good)
     if start == num_steps and workdir is not None:
-      return RunResult(current, recording.last_record(workdir.metrics), start)
-    bar = _bar(stack, num_steps, start, name, shown) if progress else None
+      last = hosts.first_does(functools.partial(recording.last_record, workdir.metrics))
+      return RunResult(current, hosts.broadcast(last), start)
+    bar = _bar(stack, num_steps, start, name, shown) if progress and hosts.is_first() else None
     session = _Session(update, store, recorder, bar, on_metrics)
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
+    agreed = _stop_together(stop)
     current = session.place(current)
     for done in range(start + 1, num_steps + 1):
       current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
-      last, stopped = done == num_steps, stop.requested
+      last, stopped = done == num_steps, agreed(done)
       log = last or done == 1 or done % log_every == 0
       save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
       session.record(done, current, metrics, write=log, save=save)
@@ -121,7 +127,7 @@ def run(
         store.wait()
       if stopped:
         raise stop.interrupted(name, done, num_steps, store.directory)
-    if stop.requested:  # while the last step was logged or saved
+    if hosts.any_of(stop.requested):  # while the last step was logged or saved
       raise stop.interrupted(name, num_steps, num_steps, store.directory)
     return RunResult(session.outside(current), recorder.last, start)
 
@@ -172,6 +178,29 @@ class _Session:
         self.bar.report(done, record)
     if save:
       self.store.save(done, self.outside(state), record if write else None)
+
+
+def _stop_together(stop: stopping.Stop) -> Callable[[int], bool]:
+  """`agreed(step)`: whether to stop now; on several processes the same answer everywhere.
+
+  They ask each other about once a second, since asking waits for the steps under way.
+  """
+  if hosts.count() == 1:
+    return lambda step: stop.requested
+  asked, begun = 0, time.monotonic()
+  wait = 1
+
+  def agreed(step: int) -> bool:
+    nonlocal asked, begun, wait
+    asked += 1
+    if asked < wait:
+      return False
+    rate = asked / max(time.monotonic() - begun, 1e-3)
+    every = hosts.gather(np.array([stop.requested, rate], np.float32))
+    asked, begun, wait = 0, time.monotonic(), int(np.clip(every[0, 1], 1, 100))
+    return bool(every[:, 0].any())
+
+  return agreed
 
 
 def _own_writers(

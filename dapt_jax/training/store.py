@@ -12,12 +12,15 @@ from typing import Any
 from dapt_jax import types
 from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import best as best_lib
-from dapt_jax.training import checkpoint, layout, recording, writers
+from dapt_jax.training import checkpoint, hosts, layout, recording, writers
 from dapt_jax.training import workdir as workdir_lib
 
 
 class Store:
-  """The checkpoints of a run; without a work directory, nothing. A context manager."""
+  """The checkpoints of a run; without a work directory, nothing. A context manager.
+
+  Of several processes the first reads and writes, and tells the others.
+  """
 
   def __init__(
     self,
@@ -39,7 +42,7 @@ class Store:
     self._fresh, self._infinite = fresh, recording.infinite_leaves(fresh)
     self._begin, self._best = begin or begin_lib.Begin(), best
     self._checkpoints: checkpoint.Checkpoints | None = None
-    if workdir is not None:
+    if workdir is not None and hosts.is_first():
       about = json.loads((workdir.path / 'config.json').read_text(encoding='utf-8'))
       self._checkpoints = checkpoint.Checkpoints(
         workdir.checkpoints, keep=keep, best=best, about=about
@@ -73,6 +76,11 @@ class Store:
       StructureError: they belong to another configuration.
       ValueError: they are beyond `num_steps`.
     """
+    found = hosts.first_does(lambda: self._start(num_steps))
+    step, state = found or (0, self._fresh)
+    return hosts.broadcast(step), layout.as_arrays(hosts.broadcast_arrays(state))
+
+  def _start(self, num_steps: int) -> tuple[int, Any]:
     found = self._checkpoints.restore(self._fresh) if self._checkpoints else None
     step, state = found or self._begin.state(self._fresh)
     if step > num_steps:
@@ -83,7 +91,7 @@ class Store:
       )
     if not found and self.directory is not None:
       self._note_begin(self.directory, step)
-    return step, layout.as_arrays(state)
+    return step, state
 
   def check(self, metrics: Mapping[str, Any]) -> None:
     """Raises ValueError where the best checkpoints cannot be told by these metrics."""
@@ -92,17 +100,24 @@ class Store:
 
   def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None) -> None:
     """Begins to save a state that is finite; `metrics` are None where none were logged."""
-    if self._checkpoints is not None:
+    if self.directory is not None:
       recording.check_state(state, step, self._infinite, self.last_good)
-      self._checkpoints.save(step, state, metrics)
+      hosts.first_does(lambda: self._opened.save(step, state, metrics))
 
   def wait(self) -> None:
     """Waits until the last save is committed; raises CheckpointError where it could not be."""
-    if self._checkpoints is not None:
-      self._checkpoints.wait()
+    if self.directory is not None:
+      hosts.first_does(lambda: self._opened.wait())
+
+  @property
+  def _opened(self) -> checkpoint.Checkpoints:
+    assert self._checkpoints is not None  # a run with a directory, in its first process
+    return self._checkpoints
 
   def last_good(self) -> str:
     """Where the last checkpoint is, as a sentence."""
+    if not hosts.is_first():
+      return f'The checkpoints are in {self.directory}.'
     try:
       steps = self._checkpoints.steps() if self._checkpoints is not None else []
     except checkpoint.CheckpointError as error:  # of the save under way: says what is left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dapt_jax.training import config as config_lib
-from dapt_jax.training import version, writers
+from dapt_jax.training import hosts, version, writers
 
 PathLike = str | os.PathLike[str]
 
@@ -61,7 +62,8 @@ def open_workdir(
   """Opens a work directory for one run, and holds its lock until the block ends.
 
   A new directory is made. One that holds the same run (same `kind` and configuration) is resumed.
-  One that holds another run is refused. Other code than before is warned about.
+  One that holds another run is refused. Other code than before is warned about. Of several
+  processes the first does all this, and holds the lock.
 
   Args:
     path: the directory.
@@ -78,32 +80,48 @@ def open_workdir(
   Raises:
     WorkdirError: it holds another run (the differing fields are named), another live job uses
       it, or it cannot be written to.
+    hosts.HostError: processes have other configurations or code, or the first has failed.
     TypeError: a configuration field has no JSON form.
   """
   root = pathlib.Path(path)
   wanted = {'kind': kind, 'config': _plain(config), 'code': version.code()}
+  fields = {f'config.{name}': value for name, value in config_lib.flatten(wanted['config']).items()}
+  hosts.agree({'kind': kind, 'code': wanted['code'], **fields}, 'configuration or code')
+  with contextlib.ExitStack() as stack:
+    enter = functools.partial(_enter, stack, root, wanted, overwrite, free_fields)
+    yield Workdir(root, hosts.broadcast(hosts.first_does(enter)))
+
+
+def _enter(
+  stack: contextlib.ExitStack,
+  root: pathlib.Path,
+  wanted: dict[str, Any],
+  overwrite: bool,
+  free: Collection[str],
+) -> bool:
+  """Makes or checks the directory, and locks it until the stack ends; whether it held the run."""
   try:
     root.mkdir(parents=True, exist_ok=True)
   except FileExistsError:
     raise WorkdirError(f'{root} is a file: choose a directory') from None
   except OSError as error:
     raise _unwritable(root, error) from error
-  with _lock(root):
-    saved = _read_config(root)
-    if overwrite and saved is not None:
-      _clear(root)
-      saved = None
-    if saved is None and any((root / name).exists() for name in _OURS):
-      raise WorkdirError(
-        f'{root} holds checkpoints or metrics but no {_CONFIG}, so whose they are cannot be told: '
-        'choose another directory, or remove them'
-      )
-    if saved is not None:
-      _check_same(root, saved, wanted, free_fields)
-      _warn_of_other_code(root, saved, wanted)
-    if saved != wanted:
-      writers.write_json(root / _CONFIG, wanted)
-    yield Workdir(root, saved is not None)
+  stack.enter_context(_lock(root))
+  saved = _read_config(root)
+  if overwrite and saved is not None:
+    _clear(root)
+    saved = None
+  if saved is None and any((root / name).exists() for name in _OURS):
+    raise WorkdirError(
+      f'{root} holds checkpoints or metrics but no {_CONFIG}, so whose they are cannot be told: '
+      'choose another directory, or remove them'
+    )
+  if saved is not None:
+    _check_same(root, saved, wanted, free)
+    _warn_of_other_code(root, saved, wanted)
+  if saved != wanted:
+    writers.write_json(root / _CONFIG, wanted)
+  return saved is not None
 
 
 def differences(
