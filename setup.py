@@ -33,7 +33,7 @@ setuptools.setup(
     'mlxtend>=0.23',
     'numpy>=1.26',
     'optax>=0.2.4',
-    'orbax-checkpoint>=0.11',
+    'orbax-checkpoint>=0.11.40',
     'pillow>=10.0',
     'safetensors>=0.4.5',
     'scikit-learn>=1.4',

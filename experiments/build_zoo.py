@@ -13,6 +13,7 @@ from typing import Any
 
 import tqdm
 
+from dapt_jax.training import hosts
 from dapt_jax.weights import zoo
 from experiments import flags, generation, zoo_modes, zoo_task
 
@@ -21,7 +22,7 @@ def run(config: Any, task: zoo_task.ZooTask, workdir: str) -> zoo.Zoo:
   """Builds what is missing of the zoo, and reads it, its networks in one order (`zoo.align`)."""
   plan = zoo_task.plan(config)
   shards = -(-plan.size // plan.shard)
-  with tqdm.tqdm(total=shards, desc='zoo', unit='shard') as bar:
+  with tqdm.tqdm(total=shards, desc='zoo', unit='shard', disable=not hosts.is_first()) as bar:
 
     def report(done: int, _: int, accuracy: float) -> None:
       bar.update(done - bar.n)
@@ -59,4 +60,4 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
 
 
 if __name__ == '__main__':
-  flags.run(main, generation)
+  flags.run(main, generation, several=True)

@@ -13,11 +13,11 @@ import optax
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import hosts, loop, runner, seeds
+from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
 from dapt_jax.types import Gates
-from experiments import outputs, source
+from experiments import devices, outputs, source
 from experiments import task as task_lib
 
 #: A search and its compiled update.
@@ -38,7 +38,7 @@ def learn(
     result = loop.run(
       update,
       searcher.init(seeds.key(seed, 'search')),
-      batches(task, config.search, seed),
+      batches(task, config.search, seed, devices.shard()),
       num_steps=config.search.steps,
       workdir=opened,
       begin=begin,
@@ -60,7 +60,8 @@ def make_program(
     searcher.update,
     state_axes=pruning.STATE_AXES,
     batch_axes={'weights': 0, 'gates': None} if _has_episodes(config.search) else None,
-    devices=_devices(config),
+    kind=config.runner,
+    devices=devices.choose(config.search.population, 'search.population'),
   )
   return searcher, update
 
@@ -194,18 +195,3 @@ def probabilities(theta) -> dict[str, list[float]]:
 
 def _has_episodes(settings: Any) -> bool:
   return bool(settings.shots) and settings.inner_steps > 0
-
-
-def _devices(config: Any) -> list[jax.Device]:
-  """All devices where the population divides by them; else one.
-
-  Raises:
-    ValueError: several processes, and the population does not divide by their devices.
-  """
-  every, size = jax.devices(), config.search.population
-  if size % len(every) and hosts.count() > 1:
-    raise ValueError(
-      f'search.population is {size}, which does not divide by the {len(every)} devices of '
-      f'{hosts.count()} processes: make it a multiple of them'
-    )
-  return every if size % len(every) == 0 else every[:1]

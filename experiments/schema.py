@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import ml_collections
 
@@ -10,6 +10,7 @@ from dapt_jax import gates, pruning
 from dapt_jax.graph import LEVELS, UNITS
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
+from dapt_jax.training import runner
 from experiments import generation
 
 Rule = config_lib.Rule
@@ -29,6 +30,7 @@ SCHEMA: config_lib.Schema = {
   'title': Rule(str, help='headline of the report'),
   'seed': Rule(int, min=0, help='of everything that is not a search'),
   'devices': Rule(int, min=0, help='host devices of a search on CPU; 0: one per core, if K allows'),
+  'runner': Rule(str, choices=get_args(runner.Kind), help='how a step is put on several devices'),
   'workers': Rule(int, min=0, help='candidates retrained at a time; 0: one per core'),
   'tensorboard': Rule(bool, help='metrics for TensorBoard, too, beside every metrics.jsonl'),
   'data.source': Rule(str, min=1, help='data set that the structure is learned on'),
@@ -111,6 +113,7 @@ def default() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.title = 'Structure found, carried, compared'
   c.seed, c.devices, c.workers, c.tensorboard = 0, 0, 0, False
+  c.runner = 'auto'
   c.data = ml_collections.ConfigDict(
     {
       'source': 'fashion_mnist',

@@ -15,7 +15,7 @@ from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.types import Gates, Params
-from experiments import outputs
+from experiments import devices, outputs
 from experiments import task as task_lib
 
 _MOMENTUM = 0.95
@@ -105,9 +105,14 @@ def _fit(
     outputs.more_writers(config, path) as more,
   ):
     result = loop.run(
-      runner.make_update(_make_update(task, optimizer, gates), kind='jit'),
+      runner.make_update(
+        _make_update(task, optimizer, gates),
+        kind=config.runner,
+        batch_axes=0,
+        devices=devices.choose(config.search.batch_size, 'search.batch_size'),
+      ),
       State(params, optimizer.init(params)),
-      batches(task, config.search.batch_size, seed),
+      batches(task, config.search.batch_size, seed, devices.shard()),
       num_steps=num_steps,
       workdir=opened,
       begin=begin_lib.Begin(init=init),
@@ -136,15 +141,17 @@ def _make_update(task: task_lib.Task, optimizer: optax.GradientTransformation, g
   """The update of the weights, `(state, batch) -> (state, metrics)`."""
 
   def update(state: State, batch: Mapping[str, Any], axis_name: str | None = None):
-    del axis_name
+    model = task.synchronised(axis_name)
 
     def loss_fn(params):
       gated = task.graph.apply_gates(params, gates)
-      logits, stats = task.fast.apply_train(gated, batch['image'])
+      logits, stats = model.apply_train(gated, batch['image'])
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
       return loss, (stats, (logits.argmax(-1) == batch['label']).mean())
 
     (loss, (stats, right)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if axis_name is not None:
+      gradient, loss, right = jax.lax.pmean((gradient, loss, right), axis_name)
     moves, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, moves)
     for name, new in stats.items():

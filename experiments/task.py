@@ -44,6 +44,16 @@ class Task:
   graph: dapt.ChannelGraph
   train_graph: dapt.ChannelGraph
 
+  def synchronised(self, axis_name: str | None) -> model_lib.Model:
+    """`fast`, its normalisation averaged over the devices of a mapped axis."""
+    m = self.fast
+    if axis_name is None:
+      return m
+    shape, classes = m.input_shape, m.num_classes
+    return model_lib.create(
+      m.name, in_loop=True, axis_name=axis_name, input_shape=shape, num_classes=classes, **m.config
+    )
+
   @property
   def data_sources(self) -> list[str]:
     """Where the images came from, a line per data set."""

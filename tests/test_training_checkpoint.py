@@ -159,6 +159,21 @@ def test_half_written_checkpoint_is_ignored(tmp_path):
   shutil.copytree(tmp_path / 'c' / '1', tmp_path / 'c' / '2.orbax-checkpoint-tmp')
   store = checkpoint.Checkpoints(tmp_path / 'c')
   assert store.restore({'x': jnp.zeros(2)})[0] == 1
+  store.save(3, {'x': jnp.zeros(2)})
+  assert store.steps() == [1, 3]
+  assert sorted(p.name for p in (tmp_path / 'c').iterdir()) == ['1', '3']
+
+
+def test_removal_that_is_cut_off_leaves_no_half(tmp_path, monkeypatch):
+  store = checkpoint.Checkpoints(tmp_path / 'c', keep=1)
+  store.save(1, {'x': jnp.ones(2)})
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', lambda *given, **options: None)
+    store.save(2, {'x': jnp.ones(2)})
+    assert store.steps() == [2]
+  store.save(3, {'x': jnp.ones(2)})
+  assert store.steps() == [3]
+  assert [p.name for p in (tmp_path / 'c').iterdir()] == ['3']
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from dapt_jax.training import manifest
 
 #: Orbax stores neither an empty tree nor zero-size arrays; this entry keeps the tree non-empty.
 _STEP = 'step'
-#: Checkpoints that are being written, or whose writer died.
-_UNFINISHED = '*.orbax-checkpoint-tmp*'
+#: Ends the name of a checkpoint that is being written or removed, or was when its process died.
+_UNFINISHED = '.orbax-checkpoint-tmp'
 
 
 class Disk:
@@ -92,8 +92,9 @@ class Disk:
     return {int(n): np.asarray(x) for n, x in stored['arrays'].items() if n != _STEP}
 
   def delete(self, step: int) -> None:
-    """Removes a checkpoint."""
-    self._manager.delete(step)
+    """Removes a checkpoint, at once: a process killed meanwhile leaves no half of it."""
+    (self.directory / str(step)).rename(self.directory / f'{step}{_UNFINISHED}')
+    self.clear_unfinished()
 
   def set_aside(self, steps: Sequence[int]) -> None:
     """Moves checkpoints to `damaged/` beside the directory; their steps can be saved anew."""
@@ -106,8 +107,8 @@ class Disk:
       self._manager.reload()
 
   def clear_unfinished(self) -> None:
-    """Removes what saves that failed, or whose process died, left."""
-    for path in self.directory.glob(_UNFINISHED):
+    """Removes what saves and removals left that failed, or whose process died."""
+    for path in self.directory.glob(f'*{_UNFINISHED}*'):
       shutil.rmtree(path, ignore_errors=True)
     self._manager.reload()
 

@@ -84,8 +84,9 @@ def open_workdir(
     TypeError: a configuration field has no JSON form.
   """
   root = pathlib.Path(path)
-  wanted = {'kind': kind, 'config': _plain(config), 'code': version.code()}
-  fields = {f'config.{name}': value for name, value in config_lib.flatten(wanted['config']).items()}
+  plain = _plain(config)
+  wanted = {'kind': kind, 'config': plain, 'code': version.code()}
+  fields = {f'config.{name}': value for name, value in config_lib.flatten(plain).items()}
   hosts.agree({'kind': kind, 'code': wanted['code'], **fields}, 'configuration or code')
   with contextlib.ExitStack() as stack:
     enter = functools.partial(_enter, stack, root, wanted, overwrite, free_fields)
@@ -106,7 +107,7 @@ def _enter(
     raise WorkdirError(f'{root} is a file: choose a directory') from None
   except OSError as error:
     raise _unwritable(root, error) from error
-  stack.enter_context(_lock(root))
+  stack.enter_context(lock(root))
   saved = _read_config(root)
   if overwrite and saved is not None:
     _clear(root)
@@ -198,12 +199,15 @@ def _clear(root: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(root: pathlib.Path) -> Iterator[None]:
+def lock(root: pathlib.Path) -> Iterator[None]:
   """Holds `root/lock`: the kernel's file lock, plus who holds it in the file.
 
   The kernel frees the lock when its holder dies, however it dies, so a lock left by a dead job of
   this host is taken over without asking. The owner's host is compared too, since file locks may not
   reach across the hosts of a network file system.
+
+  Raises:
+    WorkdirError: another job holds it, or the directory cannot be written to.
   """
   path = root / _LOCK
   try:

@@ -7,6 +7,7 @@ and `shard-0000.safetensors` (their weights), each written whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,24 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
-from dapt_jax import files
 from dapt_jax.models import model as model_lib
 from dapt_jax.tasks import bank as bank_lib
 from dapt_jax.tasks import task as task_lib
-from dapt_jax.training import seeds, writers
-from dapt_jax.weights import first_weights, members
+from dapt_jax.training import hosts, seeds, writers
+from dapt_jax.weights import first_weights, members, shards
 from dapt_jax.weights import widths as widths_lib
-
-_SHARD = files.Pair(
-  format='dapt_jax.zoo_shard',
-  version=1,
-  what='a shard of a zoo',
-  suffix='.safetensors',
-  required=('members',),
-)
-_HEAD = 'zoo.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +101,9 @@ def build(
 ) -> Zoo:
   """Trains the networks that are not there yet.
 
-  Shards are spread over the local devices. A shard depends on the plan and its number alone, so a
-  build that was stopped goes on where it was and ends as if it had not been.
+  Shards are spread over the devices of all processes, which must all see the directory. A shard
+  depends on the plan and its number alone, so a build that was stopped goes on where it was and
+  ends as if it had not been.
 
   Args:
     path: directory of the zoo; made where it is missing.
@@ -130,32 +121,42 @@ def build(
   Raises:
     ValueError: if the directory holds another zoo (the entries that differ are named), or a shard
       is damaged.
+    WorkdirError: if another job is building there.
     OSError: if the disk refuses.
   """
   root = pathlib.Path(path)
-  root.mkdir(parents=True, exist_ok=True)
   several = widths_lib.make((model, *narrower))
   described = _describe(several, bank, plan, recipe, head or {})
-  _check_head(root / _HEAD, described)
-  writers.write_json(root / _HEAD, described)
-  images = {d: jax.device_put(bank.images, d) for d in jax.local_devices()}
-  flat = members.flatten(model)
+  hosts.agree(described, 'zoo')
+  with contextlib.ExitStack() as stack:
+    hosts.first_does(lambda: shards.begin(stack, root, described))
+    _train_missing(root, several, bank, plan, recipe, on_shard or (lambda *_: None))
+    hosts.any_of(False)  # all have written what they trained
+  return load(root)
+
+
+def _train_missing(root, several, bank, plan, recipe, on_shard) -> None:
+  """Trains and writes this process's share of the shards that are not there yet."""
   counts = [min(plan.shard, plan.size - s) for s in range(0, plan.size, plan.shard)]
-  missing = [k for k in range(len(counts)) if not _shard_is_there(root, k)]
+  every = range(len(counts))
+  missing = hosts.first_does(lambda: [k for k in every if not shards.is_there(root, k)])
+  missing = hosts.broadcast(missing)[hosts.index() :: hosts.count()]
   done = len(counts) - len(missing)
-  for first in range(0, len(missing), len(images)):
-    batch = missing[first : first + len(images)]
+  images = {d: jax.device_put(bank.images, d) for d in jax.local_devices()}
+  flat = members.flatten(several.models[0])
+  for begin in range(0, len(missing), len(images)):
+    batch = missing[begin : begin + len(images)]
     # Dispatch returns at once: the devices work side by side until results are asked for.
     running = [
       _train(flat, several, bank, plan, recipe, k, counts[k], images[d])
       for k, d in zip(batch, images)
     ]
-    for number, (tasks, first, vectors, loss, accuracy) in zip(batch, running):
+    for number, (tasks, first, *found) in zip(batch, running):
       done += 1
-      mean = _save(root, number, tasks, first, *map(np.asarray, (vectors, loss, accuracy)))
-      if on_shard is not None:
-        on_shard(done, len(counts), mean)
-  return load(root)
+      origins = list(zip(first.start, first.width))
+      on_shard(
+        done, len(counts), shards.save(root, number, tasks, origins, *map(np.asarray, found))
+      )
 
 
 def _train(flat, several, bank, plan, recipe, number, count, images):
@@ -176,24 +177,6 @@ def _train(flat, several, bank, plan, recipe, number, count, images):
   return tasks, first, vectors, run.loss, found
 
 
-def _save(root, number, tasks, first, vectors, loss, accuracy) -> float:
-  if not np.isfinite(vectors).all():
-    bad = int((~np.isfinite(vectors).all(1)).sum())
-    raise FloatingPointError(
-      f'{bad} of {len(vectors)} networks of shard {number} diverged; lower the learning rate'
-    )
-  records = [
-    {
-      **{'task': t.name, 'start': int(s), 'width': int(w)},
-      **{'accuracy': round(float(a), 6), 'loss': round(float(v), 6)},
-    }
-    for t, s, w, a, v in zip(tasks, first.start, first.width, accuracy, loss)
-  ]
-  payload = safetensors.numpy.save({'weights': np.ascontiguousarray(vectors, np.float32)})
-  _SHARD.save(_shard_path(root, number), {'members': records}, payload)
-  return float(accuracy.mean())
-
-
 def load(path: str | os.PathLike[str]) -> Zoo:
   """Reads a zoo.
 
@@ -201,23 +184,8 @@ def load(path: str | os.PathLike[str]) -> Zoo:
     FileNotFoundError: if there is none, or shards are missing.
     ValueError: for a damaged file; the message names it.
   """
-  root = pathlib.Path(path)
-  if not (root / _HEAD).is_file():
-    raise FileNotFoundError(f'{root} holds no zoo: {_HEAD} is missing; build one first')
-  head = _read_head(root / _HEAD)
-  size, shard = head['plan']['size'], head['plan']['shard']
-  records, vectors = [], []
-  for number in range(-(-size // shard)):
-    found, payload = _SHARD.load(_shard_path(root, number))
-    records += found['members']
-    vectors.append(safetensors.numpy.load(payload)['weights'])
-  whole = np.concatenate(vectors)
-  if len(whole) != size or len(records) != size:
-    raise ValueError(
-      f'{root}: {len(whole)} weights and {len(records)} records for {size} networks; remove its '
-      'shards and build it again'
-    )
-  return Zoo(head, [task_lib.Task.parse(r['task']) for r in records], records, whole)
+  head, records, vectors = shards.read(pathlib.Path(path))
+  return Zoo(head, [task_lib.Task.parse(r['task']) for r in records], records, vectors)
 
 
 def _describe(several, bank, plan, recipe, more) -> dict[str, Any]:
@@ -231,38 +199,3 @@ def _describe(several, bank, plan, recipe, more) -> dict[str, Any]:
     **more,
   }
   return json.loads(json.dumps(writers.jsonable(head)))
-
-
-def _check_head(path: pathlib.Path, wanted: dict[str, Any]) -> None:
-  if not path.is_file():
-    return
-  found = _read_head(path)
-  differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-  if differing:
-    raise ValueError(
-      f'{path.parent} holds another zoo: {differing} differ; take another directory, or the '
-      'settings in its zoo.json'
-    )
-
-
-def _read_head(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    head = json.loads(path.read_text(encoding='utf-8'))
-    return {**head, 'plan': head['plan']}
-  except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(
-      f'{path} is damaged ({error!r}); remove it and build the zoo again with the same settings: '
-      'sound shards are kept'
-    ) from error
-
-
-def _shard_path(root: pathlib.Path, number: int) -> pathlib.Path:
-  return root / f'shard-{number:04d}'
-
-
-def _shard_is_there(root: pathlib.Path, number: int) -> bool:
-  """Whether a shard is there and sound; half of one is trained again, a damaged one is an error."""
-  if not all(p.is_file() for p in _SHARD.paths(_shard_path(root, number))):
-    return False
-  _SHARD.load(_shard_path(root, number))
-  return True
