@@ -35,6 +35,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer('processes', None, 'Number of processes of this job.')
 _PROCESS = flags.DEFINE_integer('process', None, 'Number of this process, from 0.')
+_PROFILE = flags.DEFINE_bool('profile', False, 'Trace 20 steps of every search, into its profile/.')
 _JOB = (_DISTRIBUTED, _COORDINATOR, _PROCESSES, _PROCESS)
 
 
@@ -70,6 +71,8 @@ def run(
         raise ValueError(f'unexpected arguments {argv[1:]}; options start with --')
       logging.set_verbosity(logging.WARNING)  # checkpoints log dozens of lines a save
       rules.check(_CONFIG.value)
+      if _PROFILE.value:
+        _profile(_CONFIG.value)
       _join(_CONFIG.value, several)
       with contextlib.ExitStack() as stack:
         if not hosts.is_first():  # process 0 speaks for all
@@ -82,12 +85,8 @@ def run(
       _refuse(f'{e}\n(DAPT_TRACEBACK=1 shows where)')
 
   flags.mark_flags_as_required(['config', 'workdir'])
-  for flag in (
-    _CONFIG,
-    _WORKDIR,
-    _OVERWRITE,
-    *(_JOB if several else ()),
-  ):  # so that --help shows them for every app
+  shown = [_CONFIG, _WORKDIR, _OVERWRITE, _PROFILE, *(_JOB if several else ())]
+  for flag in shown:  # so that --help shows them for every app
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
   app.run(checked, flags_parser=functools.partial(_parse, rules))
 
@@ -128,6 +127,12 @@ def clear(directories: Iterable[pathlib.Path]) -> None:
       saved = json.loads(described.read_text(encoding='utf-8'))
       with workdir_lib.open_workdir(path, saved['config'], kind=saved['kind'], overwrite=True):
         described.unlink()
+
+
+def _profile(config: Any) -> None:
+  if 'profile' not in config:
+    raise ValueError('--profile traces searches, and this app has none')
+  config.profile = config.profile or 20
 
 
 def _join(config: Any, several: bool) -> None:

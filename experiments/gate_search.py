@@ -13,7 +13,7 @@ import optax
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import loop, runner, seeds
+from dapt_jax.training import loop, runner, seeds, speed
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
 from dapt_jax.types import Gates
@@ -46,9 +46,17 @@ def learn(
       log_every=config.search.log_every,
       writers=more,
       name=opened.path.name,
+      work=work(task, config.search),
+      profile=config.profile,
       on_metrics=lambda step, state, metrics: probabilities(state.shared.theta),
     )
   return result.state.shared.theta, result.metrics
+
+
+def work(task: task_lib.Task, settings: Any) -> speed.Work:
+  """What a step of the search does: a backward pass counts as two forward passes."""
+  examples = settings.population * settings.batch_size * (settings.inner_steps + 1)
+  return speed.Work(examples, 6 * task.train_graph.total('macs') * examples)
 
 
 def make_program(

@@ -31,6 +31,7 @@ SCHEMA: config_lib.Schema = {
   'seed': Rule(int, min=0, help='of everything that is not a search'),
   'devices': Rule(int, min=0, help='host devices of a search on CPU; 0: one per core, if K allows'),
   'runner': Rule(str, choices=get_args(runner.Kind), help='how a step is put on several devices'),
+  'profile': Rule(int, min=0, help='steps of a search to trace with the profiler of JAX'),
   'workers': Rule(int, min=0, help='candidates retrained at a time; 0: one per core'),
   'tensorboard': Rule(bool, help='metrics for TensorBoard, too, beside every metrics.jsonl'),
   'data.source': Rule(str, min=1, help='data set that the structure is learned on'),
@@ -113,7 +114,7 @@ def default() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.title = 'Structure found, carried, compared'
   c.seed, c.devices, c.workers, c.tensorboard = 0, 0, 0, False
-  c.runner = 'auto'
+  c.runner, c.profile = 'auto', 0
   c.data = ml_collections.ConfigDict(
     {
       'source': 'fashion_mnist',

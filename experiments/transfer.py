@@ -83,7 +83,16 @@ def check(config: Any, task: task_lib.Task, workdir: str) -> None:
 
 def _place(config: Any, workdir: str) -> tuple[pathlib.Path, dict[str, Any]]:
   """Where the comparison is kept, and the configuration it belongs to."""
-  other = ('title', 'devices', 'runner', 'workers', 'latency', 'tensorboard', 'first_weights')
+  other = (
+    'title',
+    'devices',
+    'runner',
+    'profile',
+    'workers',
+    'latency',
+    'tensorboard',
+    'first_weights',
+  )
   recorded = {k: v for k, v in config.to_dict().items() if k not in other}
   return pathlib.Path(workdir) / 'transfer', recorded
 

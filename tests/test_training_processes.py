@@ -64,3 +64,17 @@ def test_one_device_is_four_is_two_processes_of_two(results, kind, toy):
         assert found == devices
       else:
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_processes_of_other_configurations_are_refused(results):
+  assert results[1, 4]['refused'] == 'not refused'
+  said = str(results[2, 2]['refused'])
+  assert 'process(es) [1] have another configuration or code than process 0' in said
+
+
+def test_a_signal_at_one_process_stops_all_after_the_same_step(results):
+  for shape in ((1, 1), (2, 2)):
+    code, step, resumed = results[shape]['stopped']
+    assert code == 75
+    assert 31 <= step < 1000
+    assert resumed == step

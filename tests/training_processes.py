@@ -6,6 +6,9 @@ Process 0 writes, for every way to run a step and every toy, the leaves of the s
 updates and the metrics, as `KIND/TOY/LEAF`.
 """
 
+import os
+import pathlib
+import signal
 import sys
 
 import jax
@@ -16,7 +19,7 @@ import pruning_toys as toys
 
 from dapt_jax import pruning
 from dapt_jax.models import model as model_lib
-from dapt_jax.training import hosts, layout, loop, runner
+from dapt_jax.training import hosts, layout, loop, runner, stopping, workdir
 
 STEPS = 20
 KINDS = ('jit', 'pmap', 'shard_map')
@@ -75,6 +78,37 @@ def normalised(kind):
   )
 
 
+def refused(directory):
+  """What every process hears when one of them has another configuration."""
+  try:
+    with workdir.open_workdir(directory / 'other', {'rate': hosts.index()}, kind='toy'):
+      pass
+  except hosts.HostError as error:
+    return str(error)
+  return 'not refused'
+
+
+def stopped(directory):
+  """A run whose last process is asked to stop at step 30: '(code, step, resumed from)'."""
+  step, state, batches = normalised('auto')
+
+  def asked(number):
+    if number == 30 and hosts.index() == hosts.count() - 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return batches(number)
+
+  options = {'num_steps': 1000, 'progress': False, 'prefetch': 0}
+  code, at = 0, 0
+  with workdir.open_workdir(directory / 'run', {}, kind='toy') as opened:
+    try:
+      loop.run(step, state, asked, workdir=opened, **options)
+    except stopping.Interrupted as error:
+      code, at = error.code, error.step
+  with workdir.open_workdir(directory / 'run', {}, kind='toy') as opened:
+    again = loop.run(step, state, batches, workdir=opened, **{**options, 'num_steps': at + 1})
+  return [code, at, again.resumed_from]
+
+
 def main(process, processes, port, devices, out):
   runner.host_devices(int(devices))
   if int(processes) > 1:
@@ -89,7 +123,12 @@ def main(process, processes, port, devices, out):
         plain = jax.random.key_data(leaf) if layout.is_key(leaf) else leaf
         results[f'{kind}/{toy.__name__}/{jax.tree_util.keystr(path)}'] = np.asarray(plain)
       results[f'{kind}/{toy.__name__}/devices'] = np.int32(step.num_devices)
-  hosts.agree({name: float(jnp.sum(x)) for name, x in results.items()}, 'result')
+  out_dir = pathlib.Path(out).with_suffix('')
+  results['refused'] = np.array(refused(out_dir))
+  results['stopped'] = np.array(stopped(out_dir))
+  hosts.agree(
+    {name: float(jnp.sum(x)) for name, x in results.items() if x.dtype.kind != 'U'}, 'result'
+  )
   if hosts.is_first():
     np.savez(out, **results)
 

@@ -6,16 +6,13 @@ import contextlib
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from dapt_jax import types
 from dapt_jax.training import begin as begin_lib
 from dapt_jax.training import best as best_lib
-from dapt_jax.training import hosts, layout, recording, runner, stopping
+from dapt_jax.training import hosts, layout, recording, runner, speed, stopping
 from dapt_jax.training import prefetch as prefetch_lib
 from dapt_jax.training import progress as progress_lib
 from dapt_jax.training import store as store_lib
@@ -59,6 +56,8 @@ def run(
   finite: Sequence[str] | None = None,
   on_metrics: OnMetrics | None = None,
   prefetch: int = 2,
+  work: speed.Work | None = None,
+  profile: int = 0,
 ) -> RunResult:
   """Runs `state, metrics = update(state, batches(i))` for i = 0, 1, ..., num_steps - 1.
 
@@ -91,6 +90,8 @@ def run(
     on_metrics: `on_metrics(step, state, metrics)`, called with the fetched metrics at every logged
       step; what it returns (an evaluation, say) is written too. The state is lent: do not keep it.
     prefetch: how many batches are made ahead, by as many threads; 0 for none.
+    work: what a step does, for examples a second and the share of the devices' peak.
+    profile: so many steps are traced into `profile/` of the work directory.
 
   Returns:
     A `RunResult`.
@@ -117,18 +118,25 @@ def run(
       last = hosts.first_does(functools.partial(recording.last_record, workdir.metrics))
       return RunResult(current, hosts.broadcast(last), start)
     bar = _bar(stack, num_steps, start, name, shown) if progress and hosts.is_first() else None
-    session = _Session(update, store, recorder, bar, on_metrics)
+    session = _Session(update, store, recorder, bar, on_metrics, start)
+    devices = update.num_devices if isinstance(update, runner.Mapped) else 1
+    clock = speed.Clock(workdir, writers, start, devices, work, profile)
+    stack.enter_context(contextlib.closing(clock))
+    stack.enter_context(_explained(name, session, num_steps))
     stop = stack.enter_context(stopping.catch(enabled=workdir is not None))
-    agreed = _stop_together(stop)
+    agreed = stopping.together(stop)
     current = session.place(current)
     put = update.put_batch if isinstance(update, runner.Mapped) else None
     batches = stack.enter_context(prefetch_lib.prefetch(batches, prefetch, put=put, end=num_steps))
     for done in range(start + 1, num_steps + 1):
+      clock.before_step()
       current, metrics = session.step(current, batches(done - 1), done, first=done == start + 1)
       last, stopped = done == num_steps, agreed(done)
       log = last or done == 1 or done % log_every == 0
       save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
       session.record(done, current, metrics, write=log, save=save)
+      if log:
+        clock.write(done, batches.waited)
       if last or stopped:
         store.wait()
       if stopped:
@@ -147,6 +155,7 @@ class _Session:
   recorder: recording.Recorder
   bar: progress_lib.Progress | None
   on_metrics: OnMetrics | None
+  done: int
 
   def place(self, state: Any) -> Any:
     """A state as `update` takes it."""
@@ -166,6 +175,7 @@ class _Session:
       if isinstance(self.update, runner.Mapped):
         self.update.check_replicated(after, metrics)
     self.recorder.push(done, metrics)
+    self.done = done
     if self.bar:
       self.bar.advance()
     return after, metrics
@@ -186,27 +196,21 @@ class _Session:
       self.store.save(done, self.outside(state), record if write else None)
 
 
-def _stop_together(stop: stopping.Stop) -> Callable[[int], bool]:
-  """`agreed(step)`: whether to stop now; on several processes the same answer everywhere.
-
-  They ask each other about once a second, since asking waits for the steps under way.
-  """
-  if hosts.count() == 1:
-    return lambda step: stop.requested
-  asked, begun = 0, time.monotonic()
-  wait = 1
-
-  def agreed(step: int) -> bool:
-    nonlocal asked, begun, wait
-    asked += 1
-    if asked < wait:
-      return False
-    rate = asked / max(time.monotonic() - begun, 1e-3)
-    every = hosts.gather(np.array([stop.requested, rate], np.float32))
-    asked, begun, wait = 0, time.monotonic(), int(np.clip(every[0, 1], 1, 100))
-    return bool(every[:, 0].any())
-
-  return agreed
+@contextlib.contextmanager
+def _explained(name: str, session: _Session, num_steps: int) -> Iterator[None]:
+  """Says in one line where a run has failed and how to go on, and lets the error pass."""
+  try:
+    yield
+  except Exception as error:
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    where = session.store.directory
+    remedy = f'; the same command goes on from the newest checkpoint in {where}' if where else ''
+    print(
+      f'{name}: failed after step {session.done} of {num_steps}: {what}{remedy}',
+      file=sys.stderr,
+      flush=True,
+    )
+    raise
 
 
 def _own_writers(

@@ -71,7 +71,8 @@ class Progress:
       return
     done, elapsed = step - self._initial, now - self._start
     left = tqdm.tqdm.format_interval(elapsed / max(done, 1) * (self._total - step))
-    parts = [f'{self._name} step {step}/{self._total}'.strip(), text, f'{left} left']
+    rate = f'{done / elapsed:.3g} steps/s' if elapsed > 0 else ''
+    parts = [f'{self._name} step {step}/{self._total}'.strip(), text, rate, f'{left} left']
     print('  '.join(p for p in parts if p), file=self._stream, flush=True)
     self._last_step, self._last_time = step, now
 

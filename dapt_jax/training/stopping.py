@@ -7,7 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dapt_jax.training import hosts
 
 #: Exit code of a run that was stopped, saved, and can go on (EX_TEMPFAIL of sysexits.h). Job
 #: schedulers and shell scripts may run the same command again when they see it.
@@ -55,6 +60,29 @@ class Stop:
       flush=True,
     )
     return Interrupted(step)
+
+
+def together(stop: Stop) -> Callable[[int], bool]:
+  """`agreed(step)`: whether to stop now; on several processes the same answer everywhere.
+
+  They ask each other about once a second, since asking waits for the steps under way.
+  """
+  if hosts.count() == 1:
+    return lambda step: stop.requested
+  asked, begun = 0, time.monotonic()
+  wait = 1
+
+  def agreed(step: int) -> bool:
+    nonlocal asked, begun, wait
+    asked += 1
+    if asked < wait:
+      return False
+    rate = asked / max(time.monotonic() - begun, 1e-3)
+    every = hosts.gather(np.array([stop.requested, rate], np.float32))
+    asked, begun, wait = 0, time.monotonic(), int(np.clip(every[0, 1], 1, 100))
+    return bool(every[:, 0].any())
+
+  return agreed
 
 
 @contextlib.contextmanager
