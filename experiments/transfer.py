@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import tqdm
 
 import dapt_jax as dapt
@@ -22,7 +23,7 @@ from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws, protocol, results, retrain, statistics
 from dapt_jax.transfer import ledger as ledger_lib
 from experiments import candidates as candidates_lib
-from experiments import flags, prune
+from experiments import devices, flags, prune
 from experiments import task as task_lib
 
 
@@ -116,7 +117,7 @@ def _compare(config, task, everything, path):
             recipe=recipe,
             key=seeds.key(config.seed, 'retrain'),
             draw_seed=config.seed,
-            workers=config.workers or os.cpu_count() or 1,
+            **_place_runs(config),
             ledger=ledger,
             on_done=done,
           )
@@ -124,6 +125,14 @@ def _compare(config, task, everything, path):
           total = len(everything) * len(task.targets)
           raise stop.interrupted('retraining', len(ledger.rows), total, path) from None
   return rows
+
+
+def _place_runs(config: Any) -> dict[str, Any]:
+  """On CPU candidates run side by side; on accelerators the draws of one are spread over them."""
+  if jax.default_backend() == 'cpu' or config.workers:
+    return {'workers': config.workers or os.cpu_count() or 1}
+  runs = len(config.transfer.shots) * config.transfer.draws
+  return {'devices': devices.choose(runs, 'the product of transfer.shots and transfer.draws')}
 
 
 def _watch(stop: stopping.Stop, bar: tqdm.tqdm) -> Callable[[protocol.Candidate], None]:

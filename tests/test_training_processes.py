@@ -78,3 +78,20 @@ def test_a_signal_at_one_process_stops_all_after_the_same_step(results):
     assert code == 75
     assert 31 <= step < 1000
     assert resumed == step
+
+
+def test_retraining_does_not_depend_on_devices(results):
+  one = {n: x for n, x in results[1, 1].items() if n.startswith('retrained/')}
+  assert one['retrained/params'].size > 100
+  assert len(set(one['retrained/loss'].tolist())) == 8
+  for shape in ((1, 4), (2, 2)):
+    for name, expected in one.items():
+      np.testing.assert_allclose(results[shape][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_zoo_does_not_depend_on_who_trains_its_shards(results):
+  one = results[1, 1]['zoo']
+  assert one.shape[0] == 8
+  assert len(np.unique(one, axis=0)) == 8
+  for shape in ((1, 4), (2, 2)):
+    np.testing.assert_array_equal(results[shape]['zoo'], one)

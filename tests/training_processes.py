@@ -16,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pruning_toys as toys
+import transfer_toys
+import weights_toys
 
 from dapt_jax import pruning
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import hosts, layout, loop, runner, stopping, workdir
+from dapt_jax.transfer import draws, retrain
+from dapt_jax.weights import members, zoo
 
 STEPS = 20
 KINDS = ('jit', 'pmap', 'shard_map')
@@ -78,6 +82,31 @@ def normalised(kind):
   )
 
 
+def retrained(devices):
+  """Few-shot retraining, with BatchNorm: the runs are spread over the devices."""
+  images = transfer_toys.images()
+  support = draws.supports(images[1], (1, 5), 4)
+  recipe = retrain.Recipe(steps=STEPS, batch_size=8, learning_rate=0.02, chunk=10, stop_loss=0.0)
+  out = retrain.retrain(
+    transfer_toys.structure(),
+    *images[:2],
+    support,
+    *images[2:],
+    recipe=recipe,
+    key=jax.random.key(0),
+    devices=devices,
+  )
+  return {'accuracy': out.accuracy, 'loss': out.loss, 'params': transfer_toys.flat(out.params)}
+
+
+def zoo_weights(directory):
+  """The networks of a small zoo of four shards."""
+  plan = zoo.Plan(size=8, per_class=8, test_per_class=5, shard=2)
+  recipe = members.Recipe(steps=STEPS, batch_size=8, learning_rate=3e-3)
+  model = weights_toys.model()
+  return zoo.build(directory / 'zoo', model, weights_toys.make_bank(), plan, recipe).vectors
+
+
 def refused(directory):
   """What every process hears when one of them has another configuration."""
   try:
@@ -123,7 +152,10 @@ def main(process, processes, port, devices, out):
         plain = jax.random.key_data(leaf) if layout.is_key(leaf) else leaf
         results[f'{kind}/{toy.__name__}/{jax.tree_util.keystr(path)}'] = np.asarray(plain)
       results[f'{kind}/{toy.__name__}/devices'] = np.int32(step.num_devices)
+  for name, value in retrained(jax.devices()).items():
+    results[f'retrained/{name}'] = np.asarray(value)
   out_dir = pathlib.Path(out).with_suffix('')
+  results['zoo'] = zoo_weights(out_dir)
   results['refused'] = np.array(refused(out_dir))
   results['stopped'] = np.array(stopped(out_dir))
   hosts.agree(

@@ -63,7 +63,9 @@ def flat(tree):
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-def pretend(structure, train_images, train_labels, support, *test, recipe, key, on_chunk=None):
+def pretend(
+  structure, train_images, train_labels, support, *test, recipe, key, on_chunk=None, devices=None
+):
   """Stands for `retrain.retrain` where its results do not matter: builds, and trains nothing."""
   runs = len(support.shots)
   accuracy = np.linspace(0.2, 0.8, runs).astype(np.float32)

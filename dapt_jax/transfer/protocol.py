@@ -75,6 +75,7 @@ def compare(
   key: PRNGKey,
   draw_seed: int = 0,
   workers: int = 1,
+  devices: Sequence[jax.Device] | None = None,
   ledger: ledger_lib.Ledger | None = None,
   on_done: Callable[[Candidate], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -93,6 +94,7 @@ def compare(
     key: of first weights and batches.
     draw_seed: of the support sets.
     workers: threads; each compiles and runs one candidate at a time.
+    devices: that the draws of a candidate are spread over, see `retrain.retrain`; with one worker.
     ledger: finished candidates are read from and added to it.
     on_done: called as each candidate finishes.
 
@@ -112,7 +114,9 @@ def compare(
   def one(equal: list[Candidate]) -> None:
     missing = [c for c in equal if c.label(target.name) not in ledger.rows]
     if missing:
-      outcome = retrain.retrain(missing[0].build(), *images, recipe=recipe, key=key)
+      outcome = retrain.retrain(
+        missing[0].build(), *images, recipe=recipe, key=key, devices=devices
+      )
     for candidate in equal:
       if candidate in missing:
         rows = list(_rows(candidate, target, support, outcome))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from jax import flatten_util, lax
 
 from dapt_jax.models import population as population_lib
 from dapt_jax.models import recalibration
+from dapt_jax.training import runner
 from dapt_jax.transfer import draws
 from dapt_jax.types import Params, PRNGKey
 
@@ -105,6 +106,7 @@ def retrain(
   recipe: Recipe,
   key: PRNGKey,
   on_chunk: Callable[[int, int, float], None] | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Outcome:
   """Trains one network per support set and tests it.
 
@@ -120,27 +122,19 @@ def retrain(
     recipe: see `Recipe`.
     key: run r starts from `fold_in(key, draw of r)`, so runs of one draw share their first weights.
     on_chunk: called with (updates done, runs still training, mean support loss).
+    devices: the runs are spread over them, also over those of several processes, which then all
+      get the whole outcome; one if None.
 
   Returns:
     The `Outcome`.
 
   Raises:
     FloatingPointError: if a run ended with a loss that is not finite.
+    ValueError: if the runs do not divide by the devices.
   """
   train = jnp.asarray(train_images), jnp.asarray(train_labels)
   flat = _Flat.of(structure, recipe, key)
-  index, count = jnp.asarray(support.index), jnp.asarray(support.count)
-  over = population_lib.map_population
-  runs = jax.jit(over(flat.start, in_axes=(0, None)))(jnp.asarray(support.draw), key)
-  train_chunk = jax.jit(over(flat.chunk, in_axes=(0, 0, 0, None, None)), donate_argnums=0)
-  for done in range(0, recipe.steps, recipe.chunk):
-    length = min(recipe.chunk, recipe.steps - done)
-    runs = train_chunk(runs, index, count, jnp.int32(length), train)
-    active = int((~runs.done).sum())
-    if on_chunk is not None:
-      on_chunk(done + length, active, float(runs.loss.mean()))
-    if not active:
-      break
+  runs = _train(flat, train, support, key, on_chunk, list(devices or jax.local_devices()[:1]))
   loss = np.asarray(runs.loss)
   if not np.isfinite(loss).all():
     raise FloatingPointError(
@@ -149,9 +143,38 @@ def retrain(
     )
   # Run by run and not in a loop of the program: large batches want the threaded convolution.
   test, tests = jax.jit(flat.test), (jnp.asarray(test_images), jnp.asarray(test_labels))
-  accuracy, params = zip(*[test(p, train[0][i], *tests) for p, i in zip(runs.params, index)])
+  accuracy, params = zip(
+    *[test(p, train[0][i], *tests) for p, i in zip(runs.params, support.index)]
+  )
   whole = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
   return Outcome(np.asarray(accuracy), loss, np.asarray(runs.steps), whole)
+
+
+def _train(flat, train, support, key, on_chunk, devices) -> _Run:
+  """All runs to their end, chunk by chunk; leading axis runs."""
+  over, recipe = population_lib.map_population, flat.recipe
+  advance = over(flat.chunk, in_axes=(0, 0, 0, None, None))
+
+  def update(state, length, axis_name=None):
+    runs = advance(state['runs'], state['index'], state['count'], length, state['train'])
+    seen = {'active': (~runs.done).sum() / len(runs.done), 'loss': runs.loss.mean()}
+    seen = seen if axis_name is None else lax.pmean(seen, axis_name)
+    return {**state, 'runs': runs}, seen
+
+  axes = {'runs': 0, 'index': 0, 'count': 0, 'train': None}
+  step = runner.make_update(update, state_axes=axes, devices=devices)
+  begun = jax.jit(over(flat.start, in_axes=(0, None)))(jnp.asarray(support.draw), key)
+  given = {'index': support.index, 'count': support.count, 'train': train}
+  state = step.place({'runs': begun, **given})
+  for done in range(0, recipe.steps, recipe.chunk):
+    length = min(recipe.chunk, recipe.steps - done)
+    state, seen = step(state, np.int32(length))
+    active = round(float(seen['active']) * len(support.draw))
+    if on_chunk is not None:
+      on_chunk(done + length, active, float(seen['loss']))
+    if not active:
+      break
+  return step.gather(state)['runs']
 
 
 @dataclasses.dataclass(frozen=True)
