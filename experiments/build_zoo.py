@@ -9,8 +9,10 @@ command goes on at the first shard that is missing.
 from __future__ import annotations
 
 import time
+import zlib
 from typing import Any
 
+import numpy as np
 import tqdm
 
 from dapt_jax.training import hosts
@@ -50,6 +52,7 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
     )
   start = time.process_time()
   task = zoo_task.load(config)
+  hosts.agree({'images': zlib.crc32(np.asarray(task.bank.images).tobytes())}, 'data')
   found = run(config, task, workdir)
   low = sorted(found.accuracy.tolist())[len(found.accuracy) // 20]
   print(

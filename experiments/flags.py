@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dapt_jax.training import checkpoint, hosts, runner
+from dapt_jax.training import checkpoint, hosts, runner, writers
+from dapt_jax.training import config as config_lib
 from dapt_jax.training import workdir as workdir_lib
-from experiments import generation, schema
+from experiments import beginning, generation, schema
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Configuration file, e.g. configs/demo.py; override with --config.a.b=value.'
@@ -80,9 +81,13 @@ def run(
           stack.enter_context(contextlib.redirect_stdout(nowhere))
         main(_CONFIG.value, str(_WORKDIR.value), bool(_OVERWRITE.value))
     except _EXPECTED as e:
+      hosts.leave(2)
       if os.environ.get('DAPT_TRACEBACK'):
         raise
       _refuse(f'{e}\n(DAPT_TRACEBACK=1 shows where)')
+    except (Exception, KeyboardInterrupt):
+      hosts.leave(1)
+      raise
 
   flags.mark_flags_as_required(['config', 'workdir'])
   shown = [_CONFIG, _WORKDIR, _OVERWRITE, _PROFILE, *(_JOB if several else ())]
@@ -149,6 +154,8 @@ def _join(config: Any, several: bool) -> None:
   _use_cores(config, address.count or 1)
   if job:
     hosts.initialize(address)
+    given = {'--workdir': _WORKDIR.value, **beginning.given()._asdict()}
+    hosts.agree(writers.jsonable(given | config_lib.flatten(config)), 'configuration')
 
 
 def _use_cores(config: Any, processes: int) -> None:

@@ -175,8 +175,13 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Runs all searches and prints what they found."""
   begin, c = beginning.given(), config.search
   names = [name_of(config, budget, seed) for budget in c.budgets for seed in c.seeds]
-  beginning.check(begin, config, workdir, names)
+  if c.unit == 'latency' and hosts.count() > 1:
+    raise ValueError(
+      'search.unit=latency is measured on the machine of one process: start one process'
+    )
+  hosts.first_does(functools.partial(beginning.check, begin, config, workdir, names))
   task = task_lib.load(config)
+  hosts.agree(task.fingerprints(), 'data')
   if overwrite:
     root = pathlib.Path(workdir)
     flags.clear([*(root / 'search').glob('*'), root / 'source'])

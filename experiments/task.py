@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,11 @@ class Task:
     return model_lib.create(
       m.name, in_loop=True, axis_name=axis_name, input_shape=shape, num_classes=classes, **m.config
     )
+
+  def fingerprints(self) -> dict[str, Any]:
+    """What tells data sets apart that have one name: {name: (source, examples, checksum)}."""
+    sets = [self.source, *[t.train for t in self.targets]]
+    return {s.name: [s.source, len(s), zlib.crc32(s.labels.tobytes())] for s in sets}
 
   @property
   def data_sources(self) -> list[str]:

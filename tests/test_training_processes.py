@@ -95,3 +95,10 @@ def test_a_zoo_does_not_depend_on_who_trains_its_shards(results):
   assert len(np.unique(one, axis=0)) == 8
   for shape in ((1, 4), (2, 2)):
     np.testing.assert_array_equal(results[shape]['zoo'], one)
+
+
+def test_what_process_0_tells_arrives_to_the_bit(results):
+  sent = np.float32([-0.0, 1e-42]).tobytes() + np.int8([-3]).tobytes()
+  for shape in ((1, 1), (2, 2)):
+    assert results[shape]['sent'].tobytes() == sent
+    assert results[shape]['key'].tolist() == [0, 0]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -87,6 +89,8 @@ def initialize(address: Address | None = None, *, timeout: int = 300, heartbeat:
     HostError: the others did not come, or there is no cluster that JAX knows.
   """
   full = (address or Address()).filled()
+  # Its handler of SIGTERM would take the place of Python's: a job that trains could not be stopped.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       full.coordinator,
@@ -101,6 +105,19 @@ def initialize(address: Address | None = None, *, timeout: int = 300, heartbeat:
       f'the processes of this job could not be joined {where}: {error}. Start all of them within '
       f'{timeout} s, with the same --coordinator and --processes and a --process of their own'
     ) from error
+
+
+def leave(code: int, seconds: float = 10) -> None:
+  """Has this process end soon after an error; JAX would wait minutes for the others to end, too.
+
+  Args:
+    code: exit code.
+    seconds: time to say what has happened.
+  """
+  if jax.distributed.is_initialized():
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True  # runs on while the interpreter waits at its end
+    timer.start()
 
 
 def index() -> int:
@@ -139,14 +156,17 @@ def broadcast_arrays(tree: Any) -> Any:
   """A pytree of arrays of process 0, on every process; all give one of the same shapes."""
   if count() == 1:
     return tree
-  plain = jax.tree.map(lambda x: jax.random.key_data(x) if layout.is_key(x) else x, tree)
-  every = multihost_utils.broadcast_one_to_all(plain)
+  plain = lambda x: np.asarray(jax.random.key_data(x) if layout.is_key(x) else x)
+  # As bytes: what is sent is a sum over processes, in which -0.0 and subnormal numbers get lost.
+  sent = jax.tree.map(lambda x: np.frombuffer(plain(x).tobytes(), np.uint8), tree)
+  every = multihost_utils.broadcast_one_to_all(sent)
 
   def like(x: Any, found: Any) -> Any:
-    found = np.asarray(found)
-    return (
-      jax.random.wrap_key_data(found, impl=jax.random.key_impl(x)) if layout.is_key(x) else found
-    )
+    own = plain(x)
+    array = np.frombuffer(np.asarray(found).tobytes(), own.dtype).reshape(own.shape)
+    if layout.is_key(x):
+      return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(x))
+    return array
 
   return jax.tree.map(like, tree, every)
 

@@ -136,7 +136,7 @@ def run(
       save = last or stopped or (checkpoint_every is not None and done % checkpoint_every == 0)
       session.record(done, current, metrics, write=log, save=save)
       if log:
-        clock.write(done, batches.waited)
+        hosts.first_does(functools.partial(clock.write, done, batches.waited))
       if last or stopped:
         store.wait()
       if stopped:
@@ -189,7 +189,8 @@ class _Session:
       if self.on_metrics is not None:
         record.update(self.on_metrics(done, self.outside(state), dict(record)) or {})
       self.store.check(record)
-      self.recorder.write(done, record)
+      hosts.first_does(functools.partial(self.recorder.write, done, record))
+      self.recorder.last = record
       if self.bar:
         self.bar.report(done, record)
     if save:

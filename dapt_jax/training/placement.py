@@ -7,6 +7,7 @@ process only.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,27 @@ class Placement:
   """
 
   def __init__(self, devices: Sequence[jax.Device], axis_name: str, *, stacked: bool = False):
-    """Args: devices: of all processes; axis_name: name of the mesh's axis; stacked: for pmap."""
+    """Places on devices of all processes.
+
+    Args:
+      devices: as many of every process.
+      axis_name: name of the mesh's axis.
+      stacked: for pmap.
+
+    Raises:
+      ValueError: processes have different numbers of devices.
+    """
+    counts = collections.Counter(d.process_index for d in devices)
+    if len(set(counts.values())) > 1:
+      raise ValueError(
+        f'processes have different numbers of devices, {dict(sorted(counts.items()))}: give all as '
+        'many (on CPU with --config.devices)'
+      )
     self.devices = sorted(devices, key=lambda d: (d.process_index, d.id))
     self._own = [d for d in self.devices if d.process_index == jax.process_index()]
     self._axis_name, self.stacked = axis_name, stacked
     self.mesh = Mesh(np.array(self._own if stacked else self.devices), (axis_name,))
-    self._processes = len({d.process_index for d in self.devices})
+    self._processes = len(counts)
 
   def specs(self, axes: layout.Axes) -> Any:
     """Partition specifications of a prefix pytree of axes."""

@@ -184,7 +184,8 @@ def make_update(
   jit = functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
   whole = functools.partial(_strong_step, update)
   if kind == 'jit' and not several:
-    device = None if devices is None else chosen[0]
+    here = [d for d in chosen if d.process_index == jax.process_index()]
+    device = None if devices is None else here[0]
     return Mapped(jit(whole), kind, device, state_axes, batch_axes)
   where = placement.Placement(chosen, axis_name, stacked=kind == 'pmap')
   own = functools.partial(_device_step, update, axis_name, metric_axes)
