@@ -59,7 +59,7 @@ def test_a_failed_run_says_where_and_how_to_go_on(tmp_path, capsys):
   with pytest.raises(OSError, match='data gone'):
     toy.run(tmp_path, batches=failing, name='search')
   [line] = [x for x in capsys.readouterr().err.splitlines() if 'failed' in x]
-  assert line.startswith('search: failed after step 25 of 60: data gone; the same command goes on')
+  assert line.startswith('search: failed after step 25 of 60 (OSError); the same command goes on')
   with pytest.raises(recording.NonFiniteError):
     toy.run(
       tmp_path, batches=lambda step: {'x': jnp.full((16, 4), jnp.nan), 'y': jnp.ones((16, 3))}

@@ -203,11 +203,10 @@ def _explained(name: str, session: _Session, num_steps: int) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    what = (str(error).strip() or type(error).__name__).splitlines()[0]
     where = session.store.directory
     remedy = f'; the same command goes on from the newest checkpoint in {where}' if where else ''
     print(
-      f'{name}: failed after step {session.done} of {num_steps}: {what}{remedy}',
+      f'{name}: failed after step {session.done} of {num_steps} ({type(error).__name__}){remedy}',
       file=sys.stderr,
       flush=True,
     )
