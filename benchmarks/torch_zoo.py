@@ -20,16 +20,42 @@ def perceptron(image: tuple[int, int, int], widths: Sequence[int], classes: int)
   return nn.Sequential(*layers, nn.Linear(last, classes))
 
 
-def conv_net(image: tuple[int, int, int], widths: Sequence[int], classes: int) -> nn.Module:
+def strided_net(
+  image: tuple[int, int, int], stages: Sequence[tuple[int, int, int]], classes: int
+) -> nn.Module:
+  """The zoo's `strided`: convolutions of (width, size, stride), a dense head on all positions."""
+  layers: list[nn.Module] = []
+  last, edge = image[2], image[0]
+  for width, size, stride in stages:
+    out = -(-edge // stride)
+    missing = max((out - 1) * stride + size - edge, 0)
+    if missing % 2:
+      raise ValueError(f'a size of {size} and a stride of {stride} pad {edge} unevenly')
+    layers += [nn.Conv2d(last, width, size, stride, missing // 2), nn.ReLU()]
+    last, edge = width, out
+  return nn.Sequential(*layers, nn.Flatten(), nn.Linear(last * edge**2, classes))
+
+
+def conv_net(
+  image: tuple[int, int, int], stages: Sequence[Sequence[int]], classes: int
+) -> nn.Module:
   """The zoo's `convnet`, a convolution a stage; BatchNorm without running statistics."""
   layers: list[nn.Module] = []
   last = image[2]
-  for width in widths:
+  for (width,) in stages:
     layers += [nn.Conv2d(last, width, 3, padding=1, bias=False)]
     layers += [nn.BatchNorm2d(width, track_running_stats=False), nn.ReLU()]
     layers += [nn.MaxPool2d(2, ceil_mode=True)]
     last = width
   return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
+
+
+#: By the name of the model that each stands beside.
+KINDS: dict[str, Callable[..., nn.Module]] = {
+  'mlp': perceptron,
+  'strided': strided_net,
+  'convnet': conv_net,
+}
 
 
 class Tasks:

@@ -5,11 +5,11 @@
 Ours is `members.train`, split over one host device per core. PyTorch trains one network after the
 other with Adam (all cores, and one thread, which suits tiny networks better), and all side by side
 with `torch.func.vmap` over stacked networks (one Adam for the stack). Equal architectures, images,
-batch sizes and steps; how many networks at once is what suits each. All take turns in one process.
+batch sizes and steps; as many networks at once as the row says. All take turns in one process.
 Rates are for networks of 500 steps of 32 images; 'ratio' is our networks a minute over theirs, 'CPU
 ratio' the same per CPU-second: a process per core would give the loop that rate at best. 'accuracy'
 on the training images shows that all do the same work; where fewer steps are timed, it is low.
-Cost: about 3 minutes.
+Target: five times the loop's networks a minute. Cost: about 20 minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dapt_jax.models import model as models
 from dapt_jax.weights import members
 
 CLASSES, PER_CLASS, BATCH, RATE, WHOLE = 5, 40, 32, 3e-3, 500
+LOOPED, TARGET = 4, 5.0  # networks of the loop that are timed; networks a minute over theirs
 
 
 class Case(NamedTuple):
@@ -40,7 +41,7 @@ class Case(NamedTuple):
     size: edge length of the images.
     source: data set.
     steps: of training that are timed; rates are given for `WHOLE` of them.
-    counts: networks at once: ours, of the loop, of the stack.
+    counts: networks at once, ours and of the stack.
     group: of ours, networks side by side.
   """
 
@@ -49,13 +50,17 @@ class Case(NamedTuple):
   size: int
   source: str
   steps: int
-  counts: tuple[int, int, int]
+  counts: tuple[int, ...]
   group: int
 
 
 CASES = {
-  'mlp': Case('mlp', {'widths': (24,)}, 8, 'digits', 500, (256, 4, 128), 32),
-  'convnet': Case('convnet', {'stages': ((8,), (16,))}, 28, 'mnist', 50, (16, 4, 16), 1),
+  'mlp': Case('mlp', {'widths': (24,)}, 8, 'digits', 500, (32, 128, 256), 32),
+  'strided': Case(
+    'strided', {'stages': ((12, 4, 4), (16, 3, 2))}, 28, 'mnist', 200, (8, 32, 128), 1
+  ),
+  'small convnet': Case('convnet', {'stages': ((8,), (16,))}, 14, 'mnist', 50, (8, 32, 128), 1),
+  'convnet': Case('convnet', {'stages': ((8,), (16,))}, 28, 'mnist', 50, (8, 32, 128), 1),
 }
 
 
@@ -73,7 +78,7 @@ def tasks(case: Case, count: int) -> tuple[np.ndarray, np.ndarray]:
   return 2 * found.images - 1, np.asarray(rows, np.int32)
 
 
-def our_training(case: Case) -> tuple[Callable[[], Any], Callable[[], float], int]:
+def our_training(case: Case, count: int) -> tuple[Callable[[], Any], Callable[[], float], int]:
   """(trains, accuracy after that, weights of a network); split over the local devices."""
   model = models.create(
     case.name, input_shape=(case.size, case.size, 1), num_classes=CLASSES, in_loop=True,
@@ -81,7 +86,7 @@ def our_training(case: Case) -> tuple[Callable[[], Any], Callable[[], float], in
   )  # fmt: skip
   flat = members.flatten(model)
   recipe = members.Recipe(case.steps, BATCH, RATE, group=case.group)
-  images, rows = tasks(case, case.counts[0])
+  images, rows = tasks(case, count)
   first = flat.ravel(model.init(jax.random.key(0)))
   places = []
   for device, own in zip(jax.local_devices(), np.array_split(rows, jax.local_device_count())):
@@ -94,7 +99,7 @@ def our_training(case: Case) -> tuple[Callable[[], Any], Callable[[], float], in
   return train, accuracy, int(flat.trained.sum())
 
 
-def torch_training(case: Case, threads: int) -> dict[str, tuple[Any, Any, int, int]]:
+def torch_training(case: Case, count: int, threads: int) -> dict[str, tuple[Any, Any, int, int]]:
   """{variant: (trains, accuracy after that, networks, threads)}; empty without PyTorch."""
   try:
     import torch
@@ -103,15 +108,14 @@ def torch_training(case: Case, threads: int) -> dict[str, tuple[Any, Any, int, i
   except ModuleNotFoundError:
     return {}
   image = (case.size, case.size, 1)
-  widths = case.options.get('widths') or [w for (w,) in case.options['stages']]
-  kind = torch_zoo.perceptron if case.name == 'mlp' else torch_zoo.conv_net
-  make = lambda: kind(image, widths, CLASSES)
+  kind = torch_zoo.KINDS[case.name]
+  make = lambda: kind(image, *case.options.values(), CLASSES)
   arguments = (case.steps, BATCH, RATE)
-  loop, stack = (torch_zoo.Tasks(*tasks(case, n)) for n in case.counts[1:])
+  loop, stack = (torch_zoo.Tasks(*tasks(case, n)) for n in (LOOPED, count))
 
-  def limited(count: int, function: Callable[[], Any]) -> Callable[[], Any]:
+  def limited(used: int, function: Callable[[], Any]) -> Callable[[], Any]:
     def call() -> Any:
-      torch.set_num_threads(count)
+      torch.set_num_threads(used)
       return function()
 
     return call
@@ -121,32 +125,30 @@ def torch_training(case: Case, threads: int) -> dict[str, tuple[Any, Any, int, i
   of_loop = lambda: torch_zoo.accuracy_of_loop(run_loop(), loop)
   of_stack = lambda: torch_zoo.accuracy_of_stack(make, run_stack(), stack)
   found = {}
-  for count in sorted({1, threads}):
-    found[f'PyTorch loop, {count} thread(s)'] = (run_loop, of_loop, case.counts[1], count)
-  found['torch.func.vmap'] = (run_stack, of_stack, case.counts[2], threads)
+  for used in sorted({1, threads}):
+    found[f'PyTorch loop, {used} thread(s)'] = (run_loop, of_loop, LOOPED, used)
+  found['torch.func.vmap'] = (run_stack, of_stack, count, threads)
   return {
-    name: (limited(count, run), judge, networks, count)
-    for name, (run, judge, networks, count) in found.items()
+    name: (limited(used, run), judge, networks, used)
+    for name, (run, judge, networks, used) in found.items()
   }
 
 
-def training(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-  """Rows of one network: ours first."""
+def training(name: str, count: int, threads: int, repeats: int) -> list[dict[str, Any]]:
+  """Rows of so many of one network: ours first."""
   case = CASES[name]
-  train, accuracy, size = our_training(case)
-  runs: dict[str, tuple[Any, Any, int, int]] = {
-    'dapt_jax': (train, accuracy, case.counts[0], threads)
-  }
-  runs |= torch_training(case, threads)
+  train, accuracy, size = our_training(case, count)
+  runs: dict[str, tuple[Any, Any, int, int]] = {'dapt_jax': (train, accuracy, count, threads)}
+  runs |= torch_training(case, count, threads)
   times = timing.interleaved({n: r[0] for n, r in runs.items()}, repeats, warmup=1)
   rows = []
-  for variant, (_, judge, networks, count) in runs.items():
+  for variant, (_, judge, networks, used) in runs.items():
     seen, scale = times[variant], WHOLE / case.steps / networks / 1e3
     rows.append(
       {
         'network': f'{name}, {size:,} weights',
         'variant': variant,
-        'threads': count,
+        'threads': used,
         'networks': networks,
         'a minute': 60 / (seen.median * scale),
         'quartiles': f'{60 / (seen.high * scale):.3g} .. {60 / (seen.low * scale):.3g}',
@@ -162,7 +164,7 @@ def training(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--repeats', type=int, default=7, help='timed rounds (7)')
+  parser.add_argument('--repeats', type=int, default=5, help='timed rounds (5)')
   parser.add_argument('--networks', nargs='+', default=list(CASES), choices=list(CASES))
   cores = len(os.sched_getaffinity(0))
   parser.add_argument('--threads', type=int, default=cores, help='cores to use (all)')
@@ -170,10 +172,13 @@ def main() -> None:
   jax.config.update('jax_num_cpu_devices', args.threads)
   rows: list[dict[str, Any]] = []
   for name in args.networks:
-    rows += training(name, args.threads, args.repeats)
-    print(timing.table([r for r in rows if r['network'].startswith(name)]), flush=True)
+    for count in CASES[name].counts:
+      found = training(name, count, args.threads, args.repeats)
+      print(timing.table(found), flush=True)
+      rows += found
   packages = ('jax', 'jaxlib', 'numpy', *(('torch',) if 'ratio' in rows[-1] else ()))
   facts = {'repeats': args.repeats, 'threads': args.threads, 'steps': WHOLE, 'batch': BATCH}
+  facts |= {'target': TARGET}
   print(timing.save('zoo', rows, machine=timing.machine(packages), **facts))
 
 

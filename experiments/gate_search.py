@@ -12,8 +12,9 @@ import optax
 
 from dapt_jax import data, gates, pruning
 from dapt_jax.gates import schedules
+from dapt_jax.models import precision
+from dapt_jax.training import accumulation, loop, runner, seeds, speed
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import loop, runner, seeds, speed
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.transfer import draws
 from dapt_jax.types import Gates
@@ -81,14 +82,15 @@ def make_search(
   c = config.search
   kind = 'fixed' if variant == 'fixed_weights' else c.weights
   params = source.train(config, task, workdir) if kind == 'given' else None
+  network = precision.compute_in(task.fast, config.precision)
   weights = pruning.weights.make(
-    kind, task.fast.init, lifetime=c.lifetime, inner_steps=c.inner_steps, params=params
+    kind, network.init, lifetime=c.lifetime, inner_steps=c.inner_steps, params=params
   )
   if kind == 'random_features':
-    features = lambda params, x: task.fast.features(params, x, train=True)
+    features = lambda params, x: network.features(params, x, train=True)
     loss = pruning.losses.ridge(features, task.source.num_classes)
   else:
-    loss = pruning.losses.cross_entropy(task.fast.apply_train)
+    loss = _in_parts(pruning.losses.cross_entropy(network.apply_train), c.accumulate)
   settings = pruning.Settings(
     population=c.population,
     relaxation='one_temperature' if variant == 'one_temperature' else c.relaxation,
@@ -116,6 +118,12 @@ def make_search(
     settings=settings,
     start=lambda key: start_logits(task.graph, key, c.start_channel, c.start_branch),
   )
+
+
+def _in_parts(loss: pruning.losses.LossFn, parts: int) -> pruning.losses.LossFn:
+  """A loss with its gradient accumulated over parts of the batch."""
+  pair = accumulation.in_parts(lambda params, batch: (loss(params, batch), ()), parts)
+  return lambda params, batch: pair(params, batch)[0]
 
 
 def start_logits(graph, key, channel: float, branch: float):

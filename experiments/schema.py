@@ -9,6 +9,7 @@ import ml_collections
 from dapt_jax import gates, pruning
 from dapt_jax.graph import LEVELS, UNITS
 from dapt_jax.models import model as model_lib
+from dapt_jax.models import precision
 from dapt_jax.training import config as config_lib
 from dapt_jax.training import runner
 from experiments import generation
@@ -31,6 +32,11 @@ SCHEMA: config_lib.Schema = {
   'seed': Rule(int, min=0, help='of everything that is not a search'),
   'devices': Rule(int, min=0, help='host devices of a search on CPU; 0: one per core, if K allows'),
   'runner': Rule(str, choices=get_args(runner.Kind), help='how a step is put on several devices'),
+  'precision': Rule(
+    str,
+    choices=precision.NAMES,
+    help='of layers in searches and source training; all else is float32',
+  ),
   'profile': Rule(int, min=0, help='steps of a search to trace with the profiler of JAX'),
   'workers': Rule(int, min=0, help='candidates retrained at a time; 0: one per core'),
   'tensorboard': Rule(bool, help='metrics for TensorBoard, too, beside every metrics.jsonl'),
@@ -63,6 +69,9 @@ SCHEMA: config_lib.Schema = {
   'search.population': Rule(int, min=1, help='K, networks side by side'),
   'search.steps': Rule(int, min=1),
   'search.batch_size': Rule(int, min=1, help='of the weights, and of the gates'),
+  'search.accumulate': Rule(
+    int, min=1, help='parts that a batch is taken in, gradients averaged: less memory'
+  ),
   'search.shots': Rule(int, min=0, help='examples a class each network sees in a life; 0: all'),
   'search.lifetime': Rule(int, min=1, help='R, updates between two draws of weights'),
   'search.inner_steps': Rule(int, min=0),
@@ -114,7 +123,7 @@ def default() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.title = 'Structure found, carried, compared'
   c.seed, c.devices, c.workers, c.tensorboard = 0, 0, 0, False
-  c.runner, c.profile = 'auto', 0
+  c.runner, c.precision, c.profile = 'auto', 'float32', 0
   c.data = ml_collections.ConfigDict(
     {
       'source': 'fashion_mnist',
@@ -148,6 +157,7 @@ def _search() -> dict[str, Any]:
     'population': 4,
     'steps': 500,
     'batch_size': 64,
+    'accumulate': 1,
     'shots': 10,
     'lifetime': 100,
     'inner_steps': 1,
@@ -217,6 +227,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       'search.inner_steps is 0, but fresh weights say nothing until they are trained; set it to 1, '
       "or take weights = 'random_features'"
+    )
+  if search.batch_size % search.accumulate:
+    raise ValueError(
+      f'search.accumulate is {search.accumulate}, which does not divide search.batch_size = '
+      f'{search.batch_size}'
+    )
+  if search.accumulate > 1 and search.weights == 'random_features':
+    raise ValueError(
+      f'search.accumulate is {search.accumulate}, but the readout of random_features is fitted to '
+      'a whole batch; set it to 1, or lower search.batch_size'
     )
   if config.model.pretrained and config.model.name != 'efficientnet_lite0':
     raise ValueError(

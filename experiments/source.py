@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from dapt_jax import data
+from dapt_jax.models import precision
+from dapt_jax.training import accumulation, loop, runner, seeds
 from dapt_jax.training import begin as begin_lib
-from dapt_jax.training import loop, runner, seeds
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.types import Gates, Params
 from experiments import devices, outputs
@@ -95,23 +96,20 @@ def _fit(
     'steps': num_steps,
     'batch_size': config.search.batch_size,
     'rate': config.search.weight_rate,
+    'precision': config.precision,
+    'accumulate': config.search.accumulate,
     'seed': seed,
     'data': config.data.to_dict() | {'targets': None, 'test_limit': None},
     'model': config.model.to_dict(),
   }
-  optimizer = optax.adam(optax.cosine_decay_schedule(config.search.weight_rate, num_steps))
+  update, state = program(config, task, params, num_steps, gates)
   with (
     workdir_lib.open_workdir(path, recorded, kind='source') as opened,
     outputs.more_writers(config, path) as more,
   ):
     result = loop.run(
-      runner.make_update(
-        _make_update(task, optimizer, gates),
-        kind=config.runner,
-        batch_axes=0,
-        devices=devices.choose(config.search.batch_size, 'search.batch_size'),
-      ),
-      State(params, optimizer.init(params)),
+      update,
+      state,
       batches(task, config.search.batch_size, seed, devices.shard()),
       num_steps=num_steps,
       workdir=opened,
@@ -122,6 +120,28 @@ def _fit(
       shown=('loss', 'accuracy'),
     )
   return jax.tree.map(jnp.asarray, result.state.params)
+
+
+def program(
+  config: Any, task: task_lib.Task, params: Params, num_steps: int, gates: Gates | None = None
+) -> tuple[runner.Mapped, State]:
+  """The compiled update of the whole network's weights, and its first state.
+
+  Args:
+    config: checked configuration.
+    task: from `task.load`.
+    params: where it starts.
+    num_steps: of the schedule.
+    gates: as of `retrain`; none are closed if None.
+  """
+  optimizer = optax.adam(optax.cosine_decay_schedule(config.search.weight_rate, num_steps))
+  update = runner.make_update(
+    _make_update(config, task, optimizer, gates or {}),
+    kind=config.runner,
+    batch_axes=0,
+    devices=devices.choose(config.search.batch_size, 'search.batch_size'),
+  )
+  return update, State(params, optimizer.init(params))
 
 
 def batches(
@@ -137,19 +157,22 @@ def batches(
   return at
 
 
-def _make_update(task: task_lib.Task, optimizer: optax.GradientTransformation, gates: Gates):
+def _make_update(
+  config: Any, task: task_lib.Task, optimizer: optax.GradientTransformation, gates: Gates
+):
   """The update of the weights, `(state, batch) -> (state, metrics)`."""
 
   def update(state: State, batch: Mapping[str, Any], axis_name: str | None = None):
-    model = task.synchronised(axis_name)
+    model = precision.compute_in(task.synchronised(axis_name), config.precision)
 
-    def loss_fn(params):
+    def loss_fn(params, batch):
       gated = task.graph.apply_gates(params, gates)
       logits, stats = model.apply_train(gated, batch['image'])
       loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
       return loss, (stats, (logits.argmax(-1) == batch['label']).mean())
 
-    (loss, (stats, right)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    whole = accumulation.in_parts(loss_fn, config.search.accumulate)
+    (loss, (stats, right)), gradient = jax.value_and_grad(whole, has_aux=True)(state.params, batch)
     if axis_name is not None:
       gradient, loss, right = jax.lax.pmean((gradient, loss, right), axis_name)
     moves, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)

@@ -30,6 +30,8 @@ BAD = {
   '--config.search.relaxation=gumbel': ['search.relaxation', 'gumbel_trapezoid'],
   '--config.model.pretrained=True': ['model.pretrained', "'multibranch'", 'efficientnet_lite0'],
   '--config.transfer.weights=given': ['transfer.weights', 'inherited'],
+  '--config.precision=float16': ['precision', 'bfloat16'],
+  '--config.search.accumulate=3': ['search.accumulate is 3', 'search.batch_size ='],
   '--config.devices=3': ['devices is 3', 'population = 2'],
   '--config.first_weights.zoo.syze=3': [
     'no field first_weights.zoo.syze',

@@ -57,11 +57,12 @@ def results(tmp_path_factory):
 def test_one_device_is_four_is_two_processes_of_two(results, kind, toy):
   one = {n: x for n, x in results[1, 1].items() if n.startswith(f'jit/{toy}/')}
   assert len(one) > 10
-  for shape, devices in (((1, 1), 1), ((1, 4), 4), ((2, 2), 4)):
+  assert one[f'jit/{toy}/devices'] == 1
+  for shape in ((1, 4), (2, 2)):
     for name, expected in one.items():
       found = results[shape][name.replace('jit/', f'{kind}/', 1)]
       if name.endswith('/devices'):
-        assert found == devices
+        assert found == 4
       else:
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
@@ -86,7 +87,7 @@ def test_retraining_does_not_depend_on_devices(results):
   assert len(set(one['retrained/loss'].tolist())) == 8
   for shape in ((1, 4), (2, 2)):
     for name, expected in one.items():
-      np.testing.assert_allclose(results[shape][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+      np.testing.assert_allclose(results[shape][name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_a_zoo_does_not_depend_on_who_trains_its_shards(results):

@@ -144,7 +144,7 @@ def main(process, processes, port, devices, out):
     address = hosts.Address(f'localhost:{port}', int(processes), int(process))
     hosts.initialize(address, timeout=60, heartbeat=20)
   results = {}
-  for kind in KINDS:
+  for kind in KINDS if jax.device_count() > 1 else ('jit',):
     for toy in (search, normalised):
       step, state, batches = toy(kind)
       done = loop.run(step, state, batches, num_steps=STEPS, progress=False, log_every=7)

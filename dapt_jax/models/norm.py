@@ -27,7 +27,8 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Normalises `[..., C]`; `train` chooses the batch's or the stored statistics."""
-    width = x.shape[-1]
+    width, given = x.shape[-1], x.dtype
+    x = x.astype(jnp.promote_types(given, jnp.float32))  # moments of short floats lose too much
     scale = self.param('scale', nn.initializers.ones, (width,))
     bias = self.param('bias', nn.initializers.zeros, (width,))
     stored_mean = self.variable('batch_stats', 'mean', jnp.zeros, (width,))
@@ -39,7 +40,7 @@ class BatchNorm(nn.Module):
     else:
       mean, var = stored_mean.value, stored_var.value
     multiplier = scale * lax.rsqrt(var + self.epsilon)
-    return x * multiplier + (bias - mean * multiplier)
+    return (x * multiplier + (bias - mean * multiplier)).astype(given)
 
   def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of the batch, over devices too when `axis_name` is set."""
