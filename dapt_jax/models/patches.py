@@ -95,6 +95,8 @@ def input_gradient(
   Returns:
     An array of shape `shape`.
   """
+  if max(geometry.strides) > 1 and geometry.dilation == (1, 1):
+    return products.strided_input_gradient(shape, kernel, dy, geometry)
   back, spread = windows.reversed_geometry(shape, kernel.shape[:2], dy.shape, geometry)
   if spread != (0, 0):
     none = (0, 0, 0)

@@ -85,6 +85,50 @@ def kernel_gradient(
   return _sum_over_chunks(product_of_whole, x, dy, size).T.reshape(kernel.shape)
 
 
+def strided_input_gradient(
+  shape: Sequence[int], kernel: jax.Array, dy: jax.Array, geometry: windows.Geometry
+) -> jax.Array:
+  """Gradient of a convolution with strides, without dilation, with respect to its input.
+
+  One product gives what every output adds to the entries under its window. Entries `s` apart, a
+  phase, are under equally placed windows, so a phase is a sum of shifted views; the phases are
+  interleaved at the end. Spreading `dy` with zeros instead costs `sh * sw` times the products.
+
+  Args:
+    shape: `(N, H, W, C)` of the input.
+    kernel: `[kh, kw, C, O]`.
+    dy: `[N, H', W', O]`, the gradient of the output.
+    geometry: window placement.
+
+  Returns:
+    An array of shape `shape`.
+  """
+  (sh, sw), ((top, _), (left, _)), _ = geometry
+  kh, kw, channels, width = kernel.shape
+  n, rows, cols = dy.shape[:3]
+  parts = dy @ kernel.reshape(-1, width).T
+  more = (kh - 1) // sh, (kw - 1) // sw  # windows before the last one that reach an entry
+  padded = lax.optimization_barrier(windows.pad_spatial(parts, [(m, m) for m in more]))
+
+  def view(i: int, j: int) -> jax.Array:
+    """What window entry (i, j) adds, by the place of the entry in its phase."""
+    first = (more[0] - i // sh, more[1] - j // sw)
+    place = channels * (i * kw + j)
+    start = (0, *first, place)
+    end = (n, first[0] + rows + more[0], first[1] + cols + more[1], place + channels)
+    return lax.slice(padded, start, end)
+
+  zero = jnp.zeros((n, rows + more[0], cols + more[1], channels), dy.dtype)
+  phases = [
+    [sum((view(i, j) for i in range(p, kh, sh) for j in range(q, kw, sw)), zero) for q in range(sw)]
+    for p in range(sh)
+  ]
+  mixed = jnp.stack([jnp.stack(row, 3) for row in phases], 2)  # [N, L, sh, M, sw, C]
+  whole = mixed.reshape(n, sh * (rows + more[0]), sw * (cols + more[1]), channels)
+  wanted = ((-top, shape[1] + top - whole.shape[1]), (-left, shape[2] + left - whole.shape[2]))
+  return windows.pad_spatial(whole, wanted)
+
+
 def _by_rows(kernel_shape: Sequence[int], rows: int, geometry: windows.Geometry) -> bool:
   """Whether fewer copies outweigh the rows computed in vain."""
   kh, kw, channels, width = kernel_shape
@@ -97,7 +141,17 @@ def _whole(x: jax.Array, window: windows.Pair, geometry: windows.Geometry) -> ja
   """The patch matrix `[N, H', W', kh * kw * C]`."""
   strides, pads, dilation = geometry
   padded = windows.pad_spatial(x, pads)
+  if window == strides and dilation == (1, 1):
+    return _apart(padded, window)
   return jnp.concatenate(windows.shifted_windows(padded, window, strides, dilation), -1)
+
+
+def _apart(x: jax.Array, window: windows.Pair) -> jax.Array:
+  """The patch matrix of windows that do not overlap: one transposition."""
+  n, h, w, c = x.shape
+  (kh, kw), rows, cols = window, h // window[0], w // window[1]
+  tiles = x[:, : rows * kh, : cols * kw].reshape(n, rows, kh, cols, kw, c)
+  return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, cols, kh * kw * c)
 
 
 def _along_rows(x: jax.Array, width: int, geometry: windows.Geometry) -> jax.Array:
