@@ -232,9 +232,13 @@ def test_sigterm_during_the_search_resumes(tmp_path):
 
 
 def test_search_variants_and_source_network(task, tmp_path):
-  """What the study adds: another search, and what starts from weights of the source."""
+  """What the study adds: another search, and what starts from weights of the source.
+
+  In mixed precision and with accumulated gradients, of which nothing is left in the weights.
+  """
   config = _small(('one_temperature', 'magnitude_l2', 'inherited', 'pretrained_readout'))
   config.search.steps = 2
+  config.precision, config.search.accumulate = 'bfloat16', 2
   learned = prune.run_all(config, task, str(tmp_path))
   made = candidates.make(config, task, str(tmp_path), learned)
   assert [(c.method, c.weights) for c in made] == [
@@ -253,6 +257,7 @@ def test_search_variants_and_source_network(task, tmp_path):
   assert arch.provenance['method'] == 'one_temperature'
   inherited, pretrained = (c.build().init(jax.random.key(0)) for c in made[-2:])
   trained = source.train(config, task, str(tmp_path))
+  assert {x.dtype for x in jax.tree.leaves(trained)} == {np.dtype(np.float32)}
   kept = task.graph.shrink(next(iter(learned.values())), trained)[1]
   np.testing.assert_array_equal(
     inherited['params']['dense1']['kernel'], kept['params']['dense1']['kernel']
