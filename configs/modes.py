@@ -6,7 +6,7 @@ order costs is part of the question.
 Expected (one seed): from weights alone the best of 20 draws beats regression in every zoo (.85 to
 .77 with one initialisation, .77 to .46 with three); with a loss on images with one initialisation,
 and with independent ones aligned by activations. See docs/results.md.
-Cost: eight CPU-minutes a zoo.
+Cost: eight CPU-minutes a zoo and seed; --seeds and --zoo choose some.
 Command: make study-modes, or python -m experiments.study_modes --config=configs/modes.py
 --workdir=runs/modes
 """

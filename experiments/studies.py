@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from dapt_jax.training import writers
 from dapt_jax.weights import bootstrap
 from experiments import compare_starts, zoo_task
 
@@ -36,6 +39,20 @@ def judged(source: compare_starts.Starts, methods: Sequence[str]) -> Results:
     judge = compare_starts.judge
     out[part] = {name: judge(config, source.task, held, made[name]()) for name in methods}
   return out
+
+
+def finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
+  """What an earlier call has written to a JSON file, if it had this configuration."""
+  if not path.is_file():
+    return None
+  found = json.loads(path.read_text(encoding='utf-8'))
+  same = found['config'] == json.loads(json.dumps(writers.jsonable(config.to_dict())))
+  return found if same else None
+
+
+def listed(seen: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+  """`accuracies` as JSON holds them."""
+  return {kind: values.tolist() for kind, values in accuracies(seen).items()}
 
 
 def accuracies(seen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -69,7 +69,7 @@ def run(
   generation.check(own)
   part = first(found, own.zoo.size, variant)
   path = root / 'variants' / studies.directory(variant)
-  done = _read(path / 'result.json', own)
+  done = studies.finished(path / 'result.json', own)
   if done is not None:
     return done
   share(own, root, path)
@@ -82,7 +82,7 @@ def run(
     'config': own.to_dict(),
     'gate': {p: kept['share'] for p, kept in arrays.settings['gate'].items()},
     'seconds': json.loads((path / 'seconds.json').read_text(encoding='utf-8')),
-    'parts': {p: {m: _plain(a) for m, a in ms.items()} for p, ms in seen.items()},
+    'parts': {p: {m: studies.listed(a) for m, a in ms.items()} for p, ms in seen.items()},
   }
   writers.write_json(path / 'result.json', result)
   return result
@@ -101,10 +101,6 @@ def first(found: zoo_lib.Zoo, size: int, variant: str) -> zoo_lib.Zoo:
     )
   fields = {name: getattr(found, name)[:size] for name in ('tasks', 'records', 'vectors')}
   return dataclasses.replace(found, **fields)
-
-
-def _plain(seen: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-  return {kind: values.tolist() for kind, values in studies.accuracies(seen).items()}
 
 
 def share(config: Any, root: pathlib.Path, path: pathlib.Path) -> None:
@@ -127,15 +123,6 @@ def share(config: Any, root: pathlib.Path, path: pathlib.Path) -> None:
     link = path / name
     link.unlink(missing_ok=True)
     link.symlink_to(target.resolve())
-
-
-def _read(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
-  """What an earlier call found with this configuration."""
-  if not path.is_file():
-    return None
-  found = json.loads(path.read_text(encoding='utf-8'))
-  same = found['config'] == json.loads(json.dumps(writers.jsonable(config.to_dict())))
-  return found if same else None
 
 
 @contextlib.contextmanager

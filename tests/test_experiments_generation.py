@@ -30,6 +30,7 @@ from experiments import (
   generation,
   sample_weights,
   starts_table,
+  studies,
   study_generator,
   study_modes,
   train_baselines,
@@ -229,11 +230,14 @@ def test_the_study_of_several_modes(ran):
   results = ran[5]
   names = {'generator': 'generator', 'generator, no guidance': 'generator, no guidance'}
   names |= {'hypernetwork, regression': 'random', 'hypernetwork, both': 'random'}
-  rows = {part: {n: seen[m] for n, m in names.items()} for part, seen in results.items()}
-  both = {part: {'weights': methods, 'images': methods} for part, methods in rows.items()}
+  plain = {
+    part: {n: studies.listed(seen[m]) for n, m in names.items()} for part, seen in results.items()
+  }
+  parts = {part: {'weights': methods, 'images': methods} for part, methods in plain.items()}
+  rows = study_modes.stacked([[{'name': 'some', 'gate': g, 'parts': parts}] for g in (0.4, 0.6)])
+  assert rows[0]['parts']['new_view']['weights']['generator']['one'].shape[0] == 2
   best = results['new_view']['random']['best'].mean()
-  text = study_modes.markdown([('some', both, 0.5)])
-  assert f'| some | 50% | {best:.3f}'.replace(' 0.', ' .') in text
+  assert f'| some | 50% | {best:.3f}'.replace(' 0.', ' .') in study_modes.markdown(rows)
 
 
 def test_a_variant_of_the_study_of_the_generator(ran, tmp_path, monkeypatch, capsys):
