@@ -1,6 +1,6 @@
 """Zoos with several modes for every task, at half the pilot's size and a third of its steps.
 
-Argument: a zoo out of `experiments.study_modes.MODES`, e.g. `--config='configs/modes.py:3 starts'`
+Argument: a zoo out of `experiments.modes.MODES`, e.g. `--config='configs/modes.py:3 starts'`
 (default: one shared initialisation) for the ordinary apps. The gate is open: what a zoo without an
 order costs is part of the question.
 Expected (one seed): from weights alone the best of 20 draws beats regression in every zoo (.85 to
@@ -11,7 +11,7 @@ Command: make study-modes, or python -m experiments.study_modes --config=configs
 --workdir=runs/modes
 """
 
-from experiments import generation, study_modes
+from experiments import generation, modes
 
 
 def get_config(mode='shared'):
@@ -23,4 +23,4 @@ def get_config(mode='shared'):
   c.generator.steps, c.fresh.tasks = 2000, 0
   c.hypernetwork.steps, c.hypernetwork.variants = 1500, ('regression', 'both')
   c.compare.tasks, c.compare.steps = 50, (0,)
-  return study_modes.changed(c, mode)
+  return modes.changed(c, mode)

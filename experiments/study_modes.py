@@ -2,10 +2,10 @@
 
   python -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes --seeds=0,1,2
 
-For every zoo of `MODES`, or those of `--zoo`, and every seed of split, zoo and generator: a
-regression hypernetwork, one trained on images of the tasks as well, and the generator with neither
-or with the same loss on images; one draw, the best of `sample.candidates` on the support, their
-ensemble. Writes WORKDIR/modes.md, WORKDIR/seed-S/ZOO.json (accuracies, one a task) and, for every
+For every zoo of `experiments.modes`, or those of `--zoo`, and every seed of split, zoo and
+generator: a regression hypernetwork, one trained on images of the tasks as well, and the generator
+with neither or with the same loss on images; one draw, the best of `sample.candidates` on the
+support, their ensemble. Writes WORKDIR/modes.md, WORKDIR/seed-S/ZOO.json (accuracies, one a task) and, for every
 zoo and seed, what the other apps leave in a work directory. What is finished is not repeated.
 """
 
@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags as absl_flags
 
@@ -28,58 +27,28 @@ from experiments import (
   compare_starts,
   flags,
   generation,
+  modes,
   studies,
   train_generator,
   zoo_task,
 )
 
-#: {zoo: what changes in the configuration}
-MODES: dict[str, dict[str, Any]] = {
-  'shared': {},
-  'shared, flow': {'generator.objective': 'flow'},
-  '3 starts': {'zoo.starts': 3},
-  '3 starts, aligned': {'zoo.starts': 3, 'zoo.align': 'weights'},
-  'independent': {'zoo.start': 'independent'},
-  'independent, by weights': {'zoo.start': 'independent', 'zoo.align': 'weights'},
-  'independent, by weights, leaf': {
-    **{'zoo.start': 'independent', 'zoo.align': 'weights', 'autoencoder.scale': 'leaf'}
-  },
-  'independent, by activations': {'zoo.start': 'independent', 'zoo.align': 'activations'},
-  'widths': {'model.narrower': ({'widths': (16,)}, {'widths': (8,)})},
-}
 #: {whether the loss on images is used: (the hypernetwork, what is drawn)}
 _LOSSES = {'weights': 'hypernetwork, regression', 'images': 'hypernetwork, both'}
 _DRAWN = ('generator, no guidance', 'generator')
 
 _SEEDS = absl_flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of split, zoo and generator.')
-_ZOOS = absl_flags.DEFINE_multi_string('zoo', [*MODES], 'A zoo of the study; may be given again.')
+_ZOOS = absl_flags.DEFINE_multi_string(
+  'zoo', [*modes.MODES], 'A zoo of the study; may be given again.'
+)
 
 #: {'name', 'gate', 'parts': {part: {loss: {method: {'one', 'best', 'ensemble': accuracies}}}}}
 Row = dict[str, Any]
 
 
-def changed(config: Any, mode: str, loss: str = 'images') -> ml_collections.ConfigDict:
-  """The configuration of one zoo.
-
-  Args:
-    config: that all have in common.
-    mode: out of `MODES`.
-    loss: 'weights' leaves out the generator's loss on images.
-
-  Raises:
-    ValueError: for a mode that is not known.
-  """
-  if mode not in MODES:
-    raise ValueError(f'{mode!r} is no zoo of the study; choose one of {list(MODES)}')
-  out = studies.changed(config, MODES[mode])
-  if loss == 'weights':
-    out.generator.task = 0.0
-  return out
-
-
 def run(config: Any, root: pathlib.Path, mode: str) -> list[Row]:
   """Trains and judges one zoo, unless that is done: a row for every width, accuracies f[T]."""
-  path, whole = root / f'{studies.directory(mode)}.json', changed(config, mode)
+  path, whole = root / f'{studies.directory(mode)}.json', modes.changed(config, mode)
   done = studies.finished(path, whole)
   if done is None:
     done = {'config': whole.to_dict(), 'rows': _rows(config, root, mode)}
@@ -90,7 +59,7 @@ def run(config: Any, root: pathlib.Path, mode: str) -> list[Row]:
 def _rows(config: Any, root: pathlib.Path, mode: str) -> list[Row]:
   rows: dict[int, Row] = {}
   for loss, hypernetwork in _LOSSES.items():
-    own = changed(config, mode, loss)
+    own = modes.changed(config, mode, loss)
     path = root / studies.directory(f'{mode} - {loss}')
     if loss != 'weights' and not path.exists():  # the same zoo and autoencoder
       first = root / studies.directory(f'{mode} - weights')
@@ -154,11 +123,11 @@ def main(config: Any, workdir: str, overwrite: bool) -> None:
   """Runs all zoos and writes the table."""
   if overwrite:
     raise ValueError('--overwrite is not for a study: remove the directories of its zoos by hand')
-  unknown = [zoo for zoo in _ZOOS.value if zoo not in MODES]
+  unknown = [zoo for zoo in _ZOOS.value if zoo not in modes.MODES]
   if unknown or not all(seed.isdecimal() for seed in _SEEDS.value):
     raise ValueError(
-      f'--zoo={unknown or _ZOOS.value}, --seeds={_SEEDS.value}: zoos are {list(MODES)}, seeds are '
-      'whole numbers'
+      f'--zoo={unknown or _ZOOS.value}, --seeds={_SEEDS.value}: zoos are {list(modes.MODES)}, '
+      'seeds are whole numbers'
     )
   root = pathlib.Path(workdir)
   rows: list[Row] = []

@@ -14,7 +14,7 @@ from flax import traverse_util
 from PIL import Image
 
 import dapt_jax as dapt
-from configs import modes
+from configs import modes as modes_config
 from dapt_jax import data
 from dapt_jax.models import model as model_lib
 from dapt_jax.training import config as config_lib
@@ -28,6 +28,7 @@ from experiments import (
   compare_starts,
   first_weights,
   generation,
+  modes,
   sample_weights,
   starts_table,
   studies,
@@ -222,11 +223,11 @@ def test_weights_for_a_folder_of_pictures(ran, tmp_path):
 
 
 def test_the_study_of_several_modes(ran):
-  for mode in study_modes.MODES:
-    generation.check(modes.get_config(mode))
-  assert modes.get_config('3 starts').zoo.starts == 3
+  for mode in modes.MODES:
+    generation.check(modes_config.get_config(mode))
+  assert modes_config.get_config('3 starts').zoo.starts == 3
   with pytest.raises(ValueError, match=r"choose one of \['shared'"):
-    modes.get_config('4 starts')
+    modes_config.get_config('4 starts')
   results = ran[5]
   names = {'generator': 'generator', 'generator, no guidance': 'generator, no guidance'}
   names |= {'hypernetwork, regression': 'random', 'hypernetwork, both': 'random'}
