@@ -58,7 +58,7 @@ study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> 
 	JAX_COMPILATION_CACHE_DIR=runs/study-efficientnet/compiled \
 	  $(PY) -m experiments.pipeline --config=configs/efficientnet.py --workdir=runs/study-efficientnet
 
-study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task
+study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task, three seeds (hours)
 	$(PY) -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes
 
 study-ablations: setup  ## what the generator owes to its parts: encoders, images, zoo, losses, solvers (an hour)

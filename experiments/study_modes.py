@@ -5,8 +5,9 @@
 For every zoo of `experiments.modes`, or those of `--zoo`, and every seed of split, zoo and
 generator: a regression hypernetwork, one trained on images of the tasks as well, and the generator
 with neither or with the same loss on images; one draw, the best of `sample.candidates` on the
-support, their ensemble. Writes WORKDIR/modes.md, WORKDIR/seed-S/ZOO.json (accuracies, one a task) and, for every
-zoo and seed, what the other apps leave in a work directory. What is finished is not repeated.
+support, their ensemble. Writes WORKDIR/modes.md, WORKDIR/seed-S/ZOO.json (accuracies, one a task)
+and, for every zoo and seed, what the other apps leave in a work directory. What is finished is not
+repeated.
 """
 
 from __future__ import annotations
