@@ -2,17 +2,20 @@
 
   python -m benchmarks.scaling [--processes 1 2]
 
-Each process has one core and one device. 'search': configs/demo.py with `--networks` networks a
-process; 'source network': its whole network with BatchNorm, `--batch` images a process, gradients
-and statistics averaged in every step. 'efficiency' is the time of a step in one process over that
-in several: 1 if they cost each other nothing. Processes that are compared take turns, round after
-round. Prints a table, writes `benchmarks/results/scaling.json`. Cost: about ten minutes, most of it
-starting and compiling.
+Each process has one device, and a core of its own ('cores': 'own') or any ('shared'). 'search':
+configs/demo.py with `--networks` networks a process; 'source network': its whole network with
+BatchNorm, `--batch` images a process, gradients and statistics averaged in every step. 'efficiency'
+is the time of a step in one process over that in several: 1 if they cost each other nothing. With
+one core a process exchanges slowly: the thread that waits and the one that sends take turns on it,
+some milliseconds each. Processes that are compared take turns, round after round. Prints a table,
+writes `benchmarks/results/scaling.json`. Cost: about ten minutes, most of it starting and
+compiling.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -31,7 +34,7 @@ from dapt_jax.training import hosts, runner
 from experiments import devices, gate_search, source
 from experiments import task as task_lib
 
-WARMUP = 3
+WARMUP, CORES = 3, ('own', 'shared')
 
 
 def work(networks: int, batch: int, steps: int) -> None:
@@ -84,8 +87,8 @@ def _times(step: Callable[[int], Any], steps: int) -> list[float]:
   return seen[WARMUP:]
 
 
-def job(processes: int, given: list[str]) -> dict[str, list[float]]:
-  """Starts the processes, each on a core of its own; what the first has measured."""
+def job(processes: int, own: bool, given: list[str]) -> dict[str, list[float]]:
+  """Starts the processes, each on a core of its own or on any; what the first has measured."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -96,14 +99,14 @@ def job(processes: int, given: list[str]) -> dict[str, list[float]]:
     if processes > 1:
       env |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
       env |= {'JAX_PROCESS_ID': str(index)}
-    core = cores[index % len(cores)]
+    mine = {cores[index % len(cores)]} if own else set(cores)
     started.append(
       subprocess.Popen(
         [sys.executable, '-m', 'benchmarks.scaling', '--work', *given],
         env=env,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda mine=mine: os.sched_setaffinity(0, mine),
       )
     )
   said = [process.communicate(timeout=900)[0] for process in started]
@@ -126,15 +129,19 @@ def main() -> None:
     work(args.networks, args.batch, args.steps)
     return
   given = [f'--{name}={getattr(args, name)}' for name in ('networks', 'batch', 'steps')]
-  seen: dict[tuple[str, int], list[float]] = {}
-  for _ in range(args.repeats):
-    for processes in args.processes:
-      for name, times in job(processes, given).items():
-        seen.setdefault((name, processes), []).append(float(np.median(times)))
+  seen: dict[tuple[str, str, int], list[float]] = {}
+  for _, cores, processes in itertools.product(range(args.repeats), CORES, args.processes):
+    for name, times in job(processes, cores == 'own', given).items():
+      seen.setdefault((name, cores, processes), []).append(float(np.median(times)))
   rows = []
-  for (name, processes), times in sorted(seen.items()):
-    alone = np.array(seen[name, args.processes[0]])
-    row = {'job': name, 'processes': processes, 'ms a step': float(np.median(times))}
+  for (name, cores, processes), times in sorted(seen.items()):
+    alone = np.array(seen[name, cores, args.processes[0]])
+    row = {
+      'job': name,
+      'cores': cores,
+      'processes': processes,
+      'ms a step': float(np.median(times)),
+    }
     row |= {'efficiency': float(np.median(alone / np.array(times)))}
     rows.append({**row, 'of rounds': ' '.join(f'{t:.3g}' for t in times)})
   print(timing.table(rows))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dapt_jax import data
+from dapt_jax import collectives, data
 from dapt_jax.models import precision
 from dapt_jax.training import accumulation, loop, runner, seeds
 from dapt_jax.training import begin as begin_lib
@@ -173,8 +173,7 @@ def _make_update(
 
     whole = accumulation.in_parts(loss_fn, config.search.accumulate)
     (loss, (stats, right)), gradient = jax.value_and_grad(whole, has_aux=True)(state.params, batch)
-    if axis_name is not None:
-      gradient, loss, right = jax.lax.pmean((gradient, loss, right), axis_name)
+    gradient, loss, right = collectives.mean((gradient, loss, right), axis_name)
     moves, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, moves)
     for name, new in stats.items():

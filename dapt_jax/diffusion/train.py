@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from dapt_jax import collectives
 from dapt_jax.diffusion import objective as objective_lib
 from dapt_jax.types import ArrayTree, Params, PRNGKey
 
@@ -121,8 +122,7 @@ def make_training(
     key = jax.random.fold_in(state.key, state.step)
     first = 0 if axis_name is None else lax.axis_index(axis_name) * size
     gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, key, first)
-    if axis_name is not None:
-      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+    gradient, metrics = collectives.mean((gradient, metrics), axis_name)
     moves, moved = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, moves)
     step = state.step + 1

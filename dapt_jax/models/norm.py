@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from dapt_jax import collectives
+
 
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015).
@@ -47,12 +49,8 @@ class BatchNorm(nn.Module):
     axes = tuple(range(x.ndim - 1))
     # One pass over x for both moments. Taken about a value near the mean, here the first example's
     # mean, E[d^2] - E[d]^2 keeps its digits where |mean| >> deviation.
-    shift = self._over_devices(lax.stop_gradient(jnp.mean(x[:1], axes)))
+    shift = lax.stop_gradient(jnp.mean(x[:1], axes))
     deviation = x - shift
-    first = self._over_devices(jnp.mean(deviation, axes))
-    second = self._over_devices(jnp.mean(jnp.square(deviation), axes))
-    return shift + first, jnp.maximum(second - jnp.square(first), 0.0)
-
-  def _over_devices(self, value: jax.Array) -> jax.Array:
-    """Mean over `axis_name`, if there is one."""
-    return value if self.axis_name is None else lax.pmean(value, self.axis_name)
+    first, second = jnp.mean(deviation, axes), jnp.mean(jnp.square(deviation), axes)
+    var = jnp.maximum(second - jnp.square(first), 0.0)
+    return collectives.moments(shift + first, var, self.axis_name)

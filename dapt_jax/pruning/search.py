@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax import flatten_util, lax
 
+from dapt_jax import collectives
 from dapt_jax import gates as gates_lib
 from dapt_jax.graph import ChannelGraph
 from dapt_jax.models import population as population_lib
@@ -205,9 +206,7 @@ class _Searcher:
       in_axes=(0, {name: 0 if own(name) else None for name in batch}),
     )
     population, results = step(state.population, dict(batch))
-    means = jax.tree.map(lambda x: x.mean(0), results)
-    if axis_name is not None:
-      means = lax.pmean(means, axis_name)
+    means = collectives.mean(jax.tree.map(lambda x: x.mean(0), results), axis_name)
     gradient, loss, train_loss, counts = means
     gradient = gradient / jnp.maximum(counts, 1e-6)
     moved, cost = price.move(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from dapt_jax import collectives
 from dapt_jax.types import Params, PRNGKey
 
 Metrics = dict[str, jax.Array]
@@ -57,8 +58,7 @@ def make_update(
     if axis_name is not None:
       own = jax.random.fold_in(own, lax.axis_index(axis_name))
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params, batch, own, axis_name)
-    if axis_name is not None:
-      gradient, metrics = lax.pmean((gradient, metrics), axis_name)
+    gradient, metrics = collectives.mean((gradient, metrics), axis_name)
     moves, inner = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, moves)
     return State(params, inner, state.step + 1, state.key), metrics

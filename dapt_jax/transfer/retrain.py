@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import flatten_util, lax
 
+from dapt_jax import collectives
 from dapt_jax.models import population as population_lib
 from dapt_jax.models import recalibration
 from dapt_jax.training import runner
@@ -158,8 +159,7 @@ def _train(flat, train, support, key, on_chunk, devices) -> _Run:
   def update(state, length, axis_name=None):
     runs = advance(state['runs'], state['index'], state['count'], length, state['train'])
     seen = {'active': (~runs.done).sum() / len(runs.done), 'loss': runs.loss.mean()}
-    seen = seen if axis_name is None else lax.pmean(seen, axis_name)
-    return {**state, 'runs': runs}, seen
+    return {**state, 'runs': runs}, collectives.mean(seen, axis_name)
 
   axes = {'runs': 0, 'index': 0, 'count': 0, 'train': None}
   step = runner.make_update(update, state_axes=axes, devices=devices)
