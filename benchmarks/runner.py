@@ -103,8 +103,8 @@ def measure(kind: runner.Kind, devices: int, steps: int, repeats: int) -> list[d
 def main() -> None:
   """Prints the table, writes the JSON."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--steps', type=int, default=30, help='steps a round (30)')
-  parser.add_argument('--repeats', type=int, default=9, help='rounds (9)')
+  parser.add_argument('--steps', type=int, default=60, help='steps a round (60)')
+  parser.add_argument('--repeats', type=int, default=5, help='rounds (5)')
   cores = os.cpu_count() or 1
   parser.add_argument('--devices', type=int, default=cores, help='host devices (one per core)')
   args = parser.parse_args()

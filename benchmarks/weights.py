@@ -160,7 +160,8 @@ def run(tables: Sequence[str], repeats: int) -> None:
     if name == 'drawing':
       print(f'{found[0]["CPU seconds"]:.2f} CPU-seconds as configured, target at most {TARGET}')
     rows += [{'table': name, **row} for row in found]
-  print(timing.save('weights', rows, target=TARGET, repeats=repeats))
+  file = '_'.join(['weights', *(tables if len(tables) < len(TABLES) else ())])
+  print(timing.save(file, rows, target=TARGET, repeats=repeats))
 
 
 def main() -> None:
