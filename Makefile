@@ -61,7 +61,7 @@ study-efficientnet: setup  ## ImageNet's EfficientNet-Lite0, pruned on icons -> 
 study-modes: setup  ## drawing weights against regressing on them, zoos with several answers to a task, three seeds (hours)
 	$(PY) -m experiments.study_modes --config=configs/modes.py --workdir=runs/modes
 
-study-ablations: setup  ## what the generator owes to its parts: encoders, images, zoo, losses, solvers (an hour)
+study-ablations: setup  ## what the generator owes to its parts: encoders, images, zoo, losses, solvers (some hours)
 	$(PY) -m experiments.study_generator --config=configs/ablations.py --workdir=runs/ablations
 
 study-random: setup  ## masked == shrunk on 300 random networks (half an hour)
