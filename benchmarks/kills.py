@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ import numpy as np
 import optax
 
 from benchmarks import timing
+from benchmarks.processes import environments
 from dapt_jax.training import disk, hosts, layout, loop, runner, workdir
 
 STEPS, EVERY = 400, 20
@@ -154,23 +154,15 @@ class _Job:
 
   def __init__(self, directory: str, processes: int):
     command = [sys.executable, '-m', 'benchmarks.kills', f'--run={directory}']
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      address = f'localhost:{free.getsockname()[1]}'
     read, write = os.pipe()
-    several = lambda i: {
-      'JAX_COORDINATOR_ADDRESS': address,
-      'JAX_NUM_PROCESSES': str(processes),
-      'JAX_PROCESS_ID': str(i),
-    }
     self.processes = [
       subprocess.Popen(
         command,
         stdout=write,
         stderr=subprocess.DEVNULL if processes > 1 else None,  # the others die noisily
-        env={**os.environ, **(several(i) if processes > 1 else {})},
+        env=env,
       )
-      for i in range(processes)
+      for env in environments(processes)
     ]
     os.close(write)
     self._output = os.fdopen(read)

@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.processes import environments
 from configs import demo
 from dapt_jax.training import hosts, runner
 from experiments import devices, gate_search, source
@@ -89,16 +89,9 @@ def _times(step: Callable[[int], Any], steps: int) -> list[float]:
 
 def job(processes: int, own: bool, given: list[str]) -> dict[str, list[float]]:
   """Starts the processes, each on a core of its own or on any; what the first has measured."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
   cores = sorted(os.sched_getaffinity(0))
   started = []
-  for index in range(processes):
-    env = {**os.environ}
-    if processes > 1:
-      env |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(processes)}
-      env |= {'JAX_PROCESS_ID': str(index)}
+  for index, env in enumerate(environments(processes)):
     mine = {cores[index % len(cores)]} if own else set(cores)
     started.append(
       subprocess.Popen(

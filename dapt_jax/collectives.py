@@ -1,7 +1,7 @@
 """What devices that share a step tell each other, in as few exchanges as possible.
 
-Between processes an exchange costs its latency, whatever it carries: some tenths of a millisecond
-and more on CPUs. A pytree of a hundred arrays is therefore sent as one.
+Between processes an exchange costs mostly latency, some tenths of a millisecond and more on CPUs. A
+pytree of a hundred arrays is therefore sent as one.
 """
 
 from __future__ import annotations
