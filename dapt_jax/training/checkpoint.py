@@ -21,7 +21,7 @@ import numpy as np
 
 from dapt_jax import types
 from dapt_jax.training import best as best_lib
-from dapt_jax.training import disk, manifest
+from dapt_jax.training import disk, manifest, memory
 
 PathLike = str | os.PathLike[str]
 
@@ -220,6 +220,7 @@ class Checkpoints:
     best = self._ranked(steps)[: self._best.keep if self._best else 0]
     for old in set(steps[: -self._keep]).difference(best):
       self._disk.delete(old)
+    memory.release()
 
   def _ranked(self, steps: list[int]) -> list[int]:
     """The steps that have the metric, best first; none if no metric is asked for."""

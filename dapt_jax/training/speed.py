@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from dapt_jax.training import hosts
+from dapt_jax.training import hosts, memory
 from dapt_jax.training import workdir as workdir_lib
 from dapt_jax.training import writers as writers_lib
 
@@ -48,15 +46,6 @@ def peak(device: jax.Device) -> float | None:
   """Peak of a device in operations a second; None where it is not known."""
   kinds = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
   return PEAKS[max(kinds, key=len)] if kinds else None
-
-
-def resident() -> float:
-  """Memory that this process holds on the host, in MB; where that is not told, its peak."""
-  statm = pathlib.Path('/proc/self/statm')
-  if statm.exists():
-    return int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6
-  unit = 1 if sys.platform == 'darwin' else 1000
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 class Meter:
@@ -95,16 +84,16 @@ class Meter:
       'steps_per_second': rate,
       'waited_share': waiting / max(seconds, 1e-9),
       'compile_seconds': compiling,
-      'resident_mb': resident(),
+      'resident_mb': memory.resident(),
     }
     if self._work.examples is not None:
       out['examples_per_second'] = rate * self._work.examples
     top = peak(self._device)
     if self._work.flops is not None and top is not None:
       out['mfu'] = rate * self._work.flops / (top * self._devices)
-    memory = self._device.memory_stats() or {}
-    if 'peak_bytes_in_use' in memory:
-      out['device_mb'] = memory['peak_bytes_in_use'] / 1e6
+    stats = self._device.memory_stats() or {}
+    if 'peak_bytes_in_use' in stats:
+      out['device_mb'] = stats['peak_bytes_in_use'] / 1e6
     return out
 
 
