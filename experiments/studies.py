@@ -17,6 +17,9 @@ from experiments import compare_starts, zoo_task
 #: {part: {method: arrays of `compare_starts.judge`}}
 Results = dict[str, dict[str, Any]]
 
+#: {what is judged: its title}, in the order of tables.
+KINDS = {'one': 'one', 'best': 'best on support', 'ensemble': 'ensemble'}
+
 
 def changed(config: Any, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """A copy of a configuration, other in the dotted fields of `changes`."""

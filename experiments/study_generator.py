@@ -141,7 +141,7 @@ def markdown(groups: Mapping[str, Rows]) -> str:
   lines = []
   for group, rows in groups.items():
     base = next(iter(rows.values()))
-    titles = [f'{p.replace("_", " ")}: {k}' for p in base['parts'] for k in _KINDS.values()]
+    titles = [f'{p.replace("_", " ")}: {k}' for p in base['parts'] for k in studies.KINDS.values()]
     head = ['variant', 'gate', *titles, 'CPU-s']
     lines += [f'**{group}**', '', f'| {" | ".join(head)} |', '| --- ' * len(head) + '|']
     for name, row in rows.items():
@@ -157,13 +157,10 @@ def markdown(groups: Mapping[str, Rows]) -> str:
   return '\n'.join(lines)
 
 
-_KINDS = {'one': 'one', 'best': 'best on support', 'ensemble': 'ensemble'}
-
-
 def _cells(row: Mapping[str, Any], base: Mapping[str, Any], method: str) -> list[str]:
   cells = []
   for part, methods in row['parts'].items():
-    for kind in _KINDS:
+    for kind in studies.KINDS:
       values, others = (np.asarray(r[method][kind]) for r in (methods, base['parts'][part]))
       cells.append(studies.entry(values, others, interval=True))
   return cells

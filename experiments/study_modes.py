@@ -98,7 +98,7 @@ def markdown(rows: list[Row]) -> str:
   titles = [f'{name}, {loss}' for loss in _LOSSES for name in ('regressed', *_DRAWN)]
   lines = []
   for part in rows[0]['parts']:
-    lines += [f'**{part}**, one / best on support / ensemble', '']
+    lines += [f'**{part}**, {" / ".join(studies.KINDS.values())}', '']
     lines += ['| zoo | gate | ' + ' | '.join(titles) + ' |', '| --- ' * (2 + len(titles)) + '|']
     for row in rows:
       cells = [f'{row["gate"]:.0%}']
@@ -115,7 +115,7 @@ def markdown(rows: list[Row]) -> str:
 def _cells(methods: Mapping[str, Any], hypernetwork: str) -> list[str]:
   """The hypernetwork's cell, then those of everything drawn, each entry with its sign."""
   plain = methods[hypernetwork]['best']
-  drawn = [methods[name].values() for name in _DRAWN]
+  drawn = [[methods[name][kind] for kind in studies.KINDS] for name in _DRAWN]
   cells = [' / '.join(studies.entry(values, plain) for values in three) for three in drawn]
   return [studies.figure(plain.mean()), *cells]
 

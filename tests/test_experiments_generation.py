@@ -238,7 +238,12 @@ def test_the_study_of_several_modes(ran):
   rows = study_modes.stacked([[{'name': 'some', 'gate': g, 'parts': parts}] for g in (0.4, 0.6)])
   assert rows[0]['parts']['new_view']['weights']['generator']['one'].shape[0] == 2
   best = results['new_view']['random']['best'].mean()
-  assert f'| some | 50% | {best:.3f}'.replace(' 0.', ' .') in study_modes.markdown(rows)
+  table = study_modes.markdown(rows)
+  assert f'| some | 50% | {best:.3f}'.replace(' 0.', ' .') in table
+  drawn = rows[0]['parts']['new_view']['weights']['generator']
+  cells = [studies.figure(drawn[kind].mean()) for kind in ('one', 'best', 'ensemble')]
+  cell = table.split('**new_view**')[1].splitlines()[4].split(' | ')[4]
+  assert [c.removesuffix(' (+)').removesuffix(' (-)') for c in cell.split(' / ')] == cells
 
 
 def test_a_variant_of_the_study_of_the_generator(ran, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
+import gc
 import shutil
 import subprocess
+import sys
 import threading
 from typing import Any, NamedTuple
 
@@ -87,6 +89,43 @@ def test_key_algorithm_belongs_to_the_structure(tmp_path):
   store.save(1, jax.random.key_data(jax.random.key(0)))
   with pytest.raises(checkpoint.StructureError, match='key'):
     store.restore(jax.random.key(0))
+
+
+MIXED = {
+  'large': np.arange(300_000, dtype=np.float32),
+  'half': jnp.arange(5, dtype=jnp.bfloat16),
+  'none': np.zeros((0, 3), np.int8),
+  'flag': np.array([True, False, True]),
+  'order': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+  'many': {str(i): np.full((i, 2), i, np.int16) for i in range(1, 9)},
+  'key': jax.random.key(3),
+  'count': 7,
+}
+
+
+@pytest.mark.parametrize('small', [1, 13, 10**9])
+def test_leaves_are_stored_alone_or_together(tmp_path, monkeypatch, small):
+  """Older checkpoints have every leaf alone."""
+  monkeypatch.setattr(disk, '_SMALL', small)
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  store.save(1, MIXED)
+  store.wait()
+  monkeypatch.undo()
+  found = store.restore(jax.tree.map(lambda x: x, MIXED))[1]
+  assert toy.leaves(found) == toy.leaves(MIXED)
+  assert found['half'].dtype == jnp.bfloat16 and found['count'] == 7
+
+
+def test_saves_leave_nothing_in_memory_for_every_leaf(tmp_path):
+  state = {str(i): np.ones(3, np.float32) for i in range(100)}
+  store = checkpoint.Checkpoints(tmp_path / 'c')
+  blocks = []
+  for step in range(1, 14):
+    store.save(step, state)
+    store.wait()
+    gc.collect()
+    blocks.append(sys.getallocatedblocks())
+  assert (blocks[-1] - blocks[2]) / 10 < 100
 
 
 def data_file(directory, step):

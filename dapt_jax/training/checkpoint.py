@@ -240,7 +240,7 @@ class Checkpoints:
     lines = manifest.differences([saved[i] for i in theirs], [wanted[i] for i in mine])
     if lines:
       raise self._structure_error(step, lines)
-    arrays, leaves = self._disk.arrays(step), jax.tree.leaves(template)
+    arrays, leaves = self._disk.arrays(step, saved), jax.tree.leaves(template)
     for i, j in zip(mine, theirs, strict=True):
       array = arrays.get(j, manifest.to_numpy(leaves[i], ()))
       if manifest.crc32(array) != saved[j]['crc32']:
