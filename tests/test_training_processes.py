@@ -24,7 +24,6 @@ def start(out, processes, devices):
     **os.environ,
     'PYTHONPATH': str(root),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }
   script, port = str(root / 'tests/training_processes.py'), free_port()
   return [

@@ -20,7 +20,6 @@ def four_devices(tmp_path_factory):
     **os.environ,
     'PYTHONPATH': str(root),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }
   done = subprocess.run(
     [sys.executable, str(root / 'tests/training_devices.py'), str(tmp_path_factory.mktemp('c'))],
