@@ -9,7 +9,9 @@ batch sizes and steps; as many networks at once as the row says. All take turns 
 Rates are for networks of 500 steps of 32 images; 'ratio' is our networks a minute over theirs, 'CPU
 ratio' the same per CPU-second: a process per core would give the loop that rate at best. 'accuracy'
 on the training images shows that all do the same work; where fewer steps are timed, it is low.
-Target: five times the loop's networks a minute. Cost: about 20 minutes.
+Target: five times the loop's networks a minute. What is done is written after every table, to
+`benchmarks/results/zoo.json`, or `zoo_1_core.json` with --threads=1, which is best pinned to a core
+(`taskset -c 1`). Cost: about an hour, most of it `convnet`; the rest 15 minutes.
 """
 
 from __future__ import annotations
@@ -171,15 +173,17 @@ def main() -> None:
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', args.threads)
   rows: list[dict[str, Any]] = []
+  facts = {'repeats': args.repeats, 'threads': args.threads, 'steps': WHOLE, 'batch': BATCH}
+  facts |= {'target': TARGET}
+  file = 'zoo_1_core' if args.threads == 1 else 'zoo'
   for name in args.networks:
     for count in CASES[name].counts:
       found = training(name, count, args.threads, args.repeats)
       print(timing.table(found), flush=True)
       rows += found
-  packages = ('jax', 'jaxlib', 'numpy', *(('torch',) if 'ratio' in rows[-1] else ()))
-  facts = {'repeats': args.repeats, 'threads': args.threads, 'steps': WHOLE, 'batch': BATCH}
-  facts |= {'target': TARGET}
-  print(timing.save('zoo', rows, machine=timing.machine(packages), **facts))
+      packages = ('jax', 'jaxlib', 'numpy', *(('torch',) if 'ratio' in rows[-1] else ()))
+      path = timing.save(file, rows, machine=timing.machine(packages), **facts)
+  print(path)
 
 
 if __name__ == '__main__':
