@@ -12,7 +12,7 @@
   'peak MiB' is that of a process that does one update of the autoencoder.
 
 Weights of generators are random, since no time depends on them. Networks a minute beside PyTorch
-are in `benchmarks.zoo`. Cost: about 10 minutes.
+are in `benchmarks.zoo`. Cost: about 10 minutes, and half an hour for 'networks'.
 """
 
 from __future__ import annotations
