@@ -123,9 +123,10 @@ def test_saves_leave_nothing_in_memory_for_every_leaf(tmp_path):
   for step in range(1, 14):
     store.save(step, state)
     store.wait()
-    gc.collect()
-    blocks.append(sys.getallocatedblocks())
-  assert (blocks[-1] - blocks[2]) / 10 < 100
+    if step in (3, 13):  # the first ones fill caches
+      gc.collect()
+      blocks.append(sys.getallocatedblocks())
+  assert (blocks[1] - blocks[0]) / 10 < 100
 
 
 def data_file(directory, step):
