@@ -7,8 +7,8 @@ Argument: none for a small convolutional network at 28x28; 'pruned' for the stru
 finds on MNIST at 14x14 (branches, with BatchNorm).
 Expected (three seeds): weights that were drawn have .76 on unseen classes, .70 on unseen icon sets,
 .68 on unseen scripts, .72 on Fashion-MNIST without a step; random ones after 300 steps .70, .69,
-.52, .80. Pruned (two seeds): .75, .66, .68, .73; random ones after 300 steps .76, .74, .64, .82. See
-docs/results.md.
+.52, .80. Pruned (two seeds): .75, .66, .68, .73; random ones after 300 steps .76, .74, .64, .82.
+See docs/results.md.
 Cost: 45 minutes of one core and 3.4 GB; pruned an hour.
 Command: make study-families, make study-families-pruned
 """
