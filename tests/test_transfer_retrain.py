@@ -98,10 +98,16 @@ def test_early_stopping_freezes_a_run_and_saves_steps(task, support):
   for done, active in seen:
     assert active == (out.steps > done).sum()
   assert out.steps.min() < out.steps.max()
-  # A run does not depend on how long the others took: here all take as long as it, in the program
-  # of before, since Adam makes much of the rounding of another one.
+  # A run does not depend on how many others there are, nor on how long they take. Alone it is
+  # another program, and Adam makes steps of rounding where a gradient is zero; weights are those of
+  # the same program, in which all take as long as it.
   run = int(out.steps.argmin())
-  same = draws.Support(*[np.repeat(a[run : run + 1], len(a), axis=0) for a in support])
+  alone = draws.Support(*[a[run : run + 1] for a in support])
+  single = go(toys.structure(), task, alone, recipe)
+  assert single.steps[0] == out.steps[run]
+  np.testing.assert_allclose(single.loss[0], out.loss[run], rtol=1e-3)
+  np.testing.assert_array_equal(single.accuracy[0], out.accuracy[run])
+  same = draws.Support(*[np.repeat(a, len(support.shots), axis=0) for a in alone])
   again = go(toys.structure(), task, same, recipe)
   assert (again.steps == out.steps[run]).all()
   mine = jax.tree.map(lambda x: x[run], out.params)
